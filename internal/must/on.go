@@ -1,0 +1,6 @@
+//go:build invariants
+
+package must
+
+// Invariants tells whether costly assertions run in this build.
+const Invariants = true
