@@ -1,0 +1,14 @@
+// Package embed starts a whole member, its listeners included, inside a Go
+// program. It is also what `theseus serve` runs.
+//
+//	cfg := config.New()
+//	cfg.DataDir = "/var/lib/theseus"
+//	m, err := embed.Start(cfg)
+//	if err != nil { ... }
+//	<-m.Ready()
+//	defer m.Close()
+//
+// Start binds every port before it touches the data directory, so that a port
+// that is taken changes nothing. Close hands leadership over first, while the
+// listeners still serve, then ends every stream and releases the directory.
+package embed
