@@ -1,0 +1,4 @@
+package ctl
+
+// SplitWords is splitWords, for the scripts.
+var SplitWords = splitWords
