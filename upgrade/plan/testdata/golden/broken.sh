@@ -1,0 +1,2 @@
+if true; then
+  rm -rf /var/lib/etcd
