@@ -1,0 +1,43 @@
+# Targets for people and for CI; CI calls only these.
+# Everything a target needs beyond Go and a C compiler it fetches itself and says so.
+
+GO          ?= go
+DATA        ?= data
+SEED        ?= 1
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build run check vet unit peers test interop-full fuzz bench clean
+
+build: ## build/theseus, the one binary
+	$(GO) build -o build/theseus ./cmd/theseus
+
+run: build ## one member on loopback, data in ./data
+	./build/theseus serve --data-dir $(DATA)
+
+vet:
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+unit: ## every room's own tests, with the race detector and the costly assertions
+	$(GO) test -race -tags invariants -timeout 30m $$($(GO) list ./... | grep -v /test/)
+
+check: build vet unit
+
+peers: ## real etcd 3.3 to 3.7, built from their Go modules and Debian packages
+	./test/interop/peers/build.sh
+
+test: check peers build ## all of it: rooms, clusters of processes, real etcd beside ours
+	THESEUS_REQUIRE_PEERS=$(CI) $(GO) test -p 1 -timeout 40m ./test/...
+
+interop-full: peers build ## the whole matrix of mixed clusters, which is too long for CI
+	THESEUS_FULL=1 $(GO) test -timeout 60m ./ctl
+	THESEUS_FULL=1 $(GO) test -timeout 60m -parallel 2 ./test/interop -run 'TestMixed|TestTrap|TestWayBack|TestDowngradeCancel|TestEtcdsDowngrade|TestHostile|TestStream'
+
+fuzz: ## every fuzzer for half a minute
+	./test/fuzz.sh 30s
+
+bench: build peers ## ours against real etcd 3.5 and 3.7, side by side, in one run
+	./build/theseus bench --peers build/peers
+
+clean:
+	rm -rf build
