@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
 const maxElectionMs = 50_000
@@ -124,11 +126,11 @@ func (c *Config) PeerMap() (map[string][]string, error) {
 		if !ok || name == "" || u == "" {
 			return nil, fmt.Errorf("%q is not of the form name=url", part)
 		}
-		parsed, err := parseURL(u)
+		parsed, err := types.NewURLs([]string{u})
 		if err != nil {
 			return nil, err
 		}
-		cluster[name] = append(cluster[name], parsed.String())
+		cluster[name] = append(cluster[name], parsed[0].String())
 	}
 	for _, all := range cluster {
 		slices.Sort(all)

@@ -3,13 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
 // errParse is the text that Go's flag package gives for a bad number.
@@ -130,38 +130,11 @@ func (v urls) String() string {
 // ParseURLs reads a comma separated list as etcd does: scheme, host and port,
 // no path; unix sockets have a path and no port.
 func ParseURLs(s string) ([]url.URL, error) {
-	var all []url.URL
-	for _, part := range strings.Split(s, ",") {
-		u, err := parseURL(strings.TrimSpace(part))
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(all, func(o url.URL) bool { return o.String() == u.String() }) {
-			all = append(all, *u)
-		}
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].String() < all[j].String() })
-	return all, nil
-}
-
-func parseURL(s string) (*url.URL, error) {
-	u, err := url.Parse(s)
+	all, err := types.NewURLs(strings.Split(s, ","))
 	if err != nil {
 		return nil, err
 	}
-	switch u.Scheme {
-	case "http", "https":
-		if _, _, err := net.SplitHostPort(u.Host); err != nil {
-			return nil, fmt.Errorf(`URL address does not have the form "host:port": %s`, s)
-		}
-		if u.Path != "" {
-			return nil, fmt.Errorf("URL must not contain a path: %s", s)
-		}
-	case "unix", "unixs":
-	default:
-		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s)
-	}
-	return u, nil
+	return slices.CompactFunc(all, func(a, b url.URL) bool { return a.String() == b.String() }), nil
 }
 
 // JoinURLs is the inverse of ParseURLs.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"go.etcd.io/etcd/client/pkg/v3/types"
+
 	"theseus/member"
 )
 
@@ -22,7 +24,7 @@ type plan struct {
 // refuses in its words. Each flag value is a list with commas; in cluster each part
 // is name=URL.
 func newPlan(name, cluster, token, advertised string) (plan, error) {
-	own, err := parseURLs(strings.Split(advertised, ","))
+	own, err := types.NewURLs(strings.Split(advertised, ","))
 	if err != nil {
 		return plan{}, err
 	}
@@ -36,7 +38,7 @@ func newPlan(name, cluster, token, advertised string) (plan, error) {
 	if err := distinct(urls); err != nil {
 		return plan{}, err
 	}
-	if err := matches(name, urls[name], own); err != nil {
+	if err := matches(name, urls[name], own.StringSlice()); err != nil {
 		return plan{}, err
 	}
 	var p plan
@@ -70,39 +72,13 @@ func parseCluster(s string) (map[string][]string, error) {
 	}
 	delete(raw, "")
 	for name, list := range raw {
-		urls, err := parseURLs(list)
+		urls, err := types.NewURLs(list)
 		if err != nil {
 			return nil, err
 		}
-		raw[name] = urls
+		raw[name] = urls.StringSlice()
 	}
 	return raw, nil
-}
-
-// parseURLs checks peer URLs and sorts them.
-func parseURLs(list []string) ([]string, error) {
-	out := make([]string, 0, len(list))
-	for _, s := range list {
-		u, err := url.Parse(strings.TrimSpace(s))
-		if err != nil {
-			return nil, err
-		}
-		switch u.Scheme {
-		case "http", "https":
-			if _, _, err := net.SplitHostPort(u.Host); err != nil {
-				return nil, fmt.Errorf(`URL address does not have the form "host:port": %s`, s)
-			}
-			if u.Path != "" {
-				return nil, fmt.Errorf("URL must not contain a path: %s", s)
-			}
-		case "unix", "unixs":
-		default:
-			return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", s)
-		}
-		out = append(out, u.String())
-	}
-	slices.Sort(out)
-	return out, nil
 }
 
 // distinct refuses a cluster in which one URL stands for two members.
