@@ -37,6 +37,8 @@ fuzz: ## every fuzzer for half a minute
 	./test/fuzz.sh 30s
 
 bench: build peers ## ours against real etcd 3.5 and 3.7, side by side, in one run
+	@command -v h2load >/dev/null || { echo "bench: installing h2load (Debian's nghttp2-client)"; \
+		as=$$([ "$$(id -u)" = 0 ] || echo sudo); $$as apt-get update -qq && $$as apt-get install -y -q nghttp2-client; }
 	./build/theseus bench --peers build/peers
 
 clean:

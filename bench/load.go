@@ -76,9 +76,9 @@ func summarise(all []time.Duration, took, cpu time.Duration) sample {
 var h2loadRate = regexp.MustCompile(`finished in ([0-9.]+)(m?s), ([0-9.]+) req/s`)
 var h2loadDone = regexp.MustCompile(`requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded`)
 
-// h2load posts one gRPC message over and over, from 16 connections with 16
-// streams each, to the first member.
-func h2load(c *cluster, method string, m proto.Message, requests int) (sample, error) {
+// h2load posts one gRPC message over and over, from so many connections with so
+// many streams each, to the first member.
+func h2load(c *cluster, method string, m proto.Message, conns, streams, requests int) (sample, error) {
 	body, err := proto.Marshal(m)
 	if err != nil {
 		return sample{}, err
@@ -90,7 +90,7 @@ func h2load(c *cluster, method string, m proto.Message, requests int) (sample, e
 		return sample{}, err
 	}
 	before := c.cpu()
-	out, err := exec.Command("h2load", "-c", "16", "-m", "16", "-t", "1", "-n", strconv.Itoa(requests), "-d", file,
+	out, err := exec.Command("h2load", "-c", strconv.Itoa(conns), "-m", strconv.Itoa(streams), "-t", "1", "-n", strconv.Itoa(requests), "-d", file,
 		"-H", "content-type: application/grpc", "-H", "te: trailers", c.members[0].clientURL()+method).CombinedOutput()
 	if err != nil {
 		return sample{}, fmt.Errorf("h2load: %w: %s", err, tail(string(out), 300))

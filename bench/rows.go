@@ -25,13 +25,13 @@ var value256 = strings.Repeat("v", 256)
 // the store come last.
 var rows = []row{
 	{"put, h2load", 1, func(c *cluster, _ time.Duration) (sample, error) {
-		return h2load(c, "/etcdserverpb.KV/Put", &pb.PutRequest{Key: []byte("bench"), Value: []byte(value256)}, 60_000)
+		return h2load(c, "/etcdserverpb.KV/Put", &pb.PutRequest{Key: []byte("bench"), Value: []byte(value256)}, 16, 16, 60_000)
 	}},
 	{"get linearizable, h2load", 1, func(c *cluster, _ time.Duration) (sample, error) {
-		return h2load(c, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("bench")}, 100_000)
+		return h2load(c, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("bench")}, 16, 16, 100_000)
 	}},
 	{"get serializable, h2load", 1, func(c *cluster, _ time.Duration) (sample, error) {
-		return h2load(c, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("bench"), Serializable: true}, 100_000)
+		return h2load(c, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("bench"), Serializable: true}, 16, 16, 100_000)
 	}},
 	{"put, 1 client", 1, put(1, 1)},
 	{"put, 64 clients", 1, put(64, 16)},
@@ -41,8 +41,12 @@ var rows = []row{
 	{"kubernetes txn, 64 clients", 1, kubernetes(64, 16)},
 	{"lease grant + put, 64 clients", 1, leases(64, 16)},
 	{"watch, 500 watchers of a prefix", 1, fanOut(500, 10)},
+	{"watch, 500 watchers, cheap readers", 1, rawFanOut(500, 10)},
 	{"list 10000 x 1 KiB", 1, list(0)},
 	{"list page of 500", 1, list(500)},
+	{"list 10000 x 1 KiB, h2load", 1, func(c *cluster, _ time.Duration) (sample, error) {
+		return h2load(c, "/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte("list/"), RangeEnd: []byte("list0")}, 2, 1, 200)
+	}},
 	{"peak memory after all rows", 1, func(c *cluster, _ time.Duration) (sample, error) {
 		return sample{mib: c.peakMiB()}, nil
 	}},
@@ -177,25 +181,30 @@ func fanOut(watchers, conns int) func(*cluster, time.Duration) (sample, error) {
 				}
 			}()
 		}
-		before, begin := c.cpu(), time.Now()
-		writers, closeWriters, err := c.clients(4)
-		if err != nil {
-			return sample{}, err
-		}
-		defer closeWriters()
-		sent, err := burst(ctx, writers, begin, length)
-		if err != nil {
-			return sample{}, err
-		}
-		for got.Load() < sent*int64(watchers) && time.Since(begin) < length+time.Minute {
-			time.Sleep(time.Millisecond)
-		}
-		n := got.Load()
-		if n != sent*int64(watchers) {
-			return sample{}, fmt.Errorf("%d events delivered of %d", n, sent*int64(watchers))
-		}
-		return sample{perSecond: float64(n) / time.Since(begin).Seconds(), cpu: (c.cpu() - before) / time.Duration(n)}, nil
+		return deliver(ctx, c, watchers, length, &got)
 	}
+}
+
+// deliver puts from four clients and waits until every watcher has every event.
+func deliver(ctx context.Context, c *cluster, watchers int, length time.Duration, got *atomic.Int64) (sample, error) {
+	before, begin := c.cpu(), time.Now()
+	writers, closeWriters, err := c.clients(4)
+	if err != nil {
+		return sample{}, err
+	}
+	defer closeWriters()
+	sent, err := burst(ctx, writers, begin, length)
+	if err != nil {
+		return sample{}, err
+	}
+	for got.Load() < sent*int64(watchers) && time.Since(begin) < length+time.Minute {
+		time.Sleep(time.Millisecond)
+	}
+	n := got.Load()
+	if n != sent*int64(watchers) {
+		return sample{}, fmt.Errorf("%d events delivered of %d", n, sent*int64(watchers))
+	}
+	return sample{perSecond: float64(n) / time.Since(begin).Seconds(), cpu: (c.cpu() - before) / time.Duration(n)}, nil
 }
 
 func burst(ctx context.Context, writers []*clientv3.Client, begin time.Time, length time.Duration) (int64, error) {

@@ -47,6 +47,9 @@ const (
 	// pooledBytes is how large a write buffer a connection may keep while it has
 	// nothing to write.
 	pooledBytes = 16 << 10
+	// largeBytes is the size of a write buffer that has outgrown pooledBytes: what is
+	// prepared for one write, and the frame that went over the mark.
+	largeBytes = outHighBytes + 32<<10
 
 	// maxPingStrikes is how many pings too early are forgiven (grpc-go).
 	maxPingStrikes = 2

@@ -3,6 +3,7 @@ package h2
 import (
 	"encoding/binary"
 	"net"
+	"sync"
 
 	"golang.org/x/net/http2"
 	"google.golang.org/grpc/metadata"
@@ -37,9 +38,27 @@ func (o *outbuf) frame(t http2.FrameType, flags http2.Flags, id uint32, length i
 
 // copy appends payload that may change afterwards.
 func (o *outbuf) copy(p []byte) {
+	if len(o.b)+len(p) > cap(o.b) {
+		o.grow(len(p))
+	}
 	o.b = append(o.b, p...)
 	o.n += len(p)
 }
+
+// grow makes room for n more bytes. A buffer that outgrows what a connection keeps is
+// exchanged for one of the largest size at once: growing step by step would copy, and
+// leave to the collector, several times what is sent.
+func (o *outbuf) grow(n int) {
+	if len(o.b)+n <= pooledBytes || len(o.b)+n > largeBytes {
+		return // append does it
+	}
+	large := largeBufs.Get().(*[]byte)
+	o.b = append((*large)[:0], o.b...)
+}
+
+// largeBufs holds grown buffers of connections that have nothing to write, for
+// those that have.
+var largeBufs = sync.Pool{New: func() any { b := make([]byte, 0, largeBytes); return &b }}
 
 // refer appends payload that nobody changes until it has been written.
 func (o *outbuf) refer(p []byte) {

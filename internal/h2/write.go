@@ -312,11 +312,6 @@ func (c *conn) writeAll(bufs net.Buffers) error {
 func (c *conn) take() outbuf {
 	o := c.out
 	c.out, c.spare = c.spare, outbuf{}
-	if c.out.b == nil {
-		if p, ok := largeBufs.Get().(*[]byte); ok {
-			c.out.b = *p
-		}
-	}
 	return o
 }
 
@@ -328,18 +323,15 @@ func (c *conn) giveBack(o outbuf) {
 	}
 }
 
-// largeBufs holds grown buffers of connections that have nothing to write, for
-// those that have.
-var largeBufs sync.Pool
-
 // rest is called when everything has been written: a connection that waits keeps
 // no large buffers.
 func (c *conn) rest() {
 	for _, o := range [2]*outbuf{&c.out, &c.spare} {
 		if o.n == 0 && cap(o.b) > pooledBytes {
-			b := o.b[:0]
+			if b := o.b[:0]; cap(b) == largeBytes {
+				largeBufs.Put(&b)
+			}
 			o.b = nil
-			largeBufs.Put(&b)
 		}
 	}
 }
