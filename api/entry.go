@@ -50,12 +50,6 @@ func AppendInternal(dst []byte, field int, body []byte, h *pb.RequestHeader) []b
 	return appendRequestHeader(appendBody(dst, field, body), h)
 }
 
-// SizeInternal returns the length of what AppendInternal appends around a body of
-// bodyLen bytes. It is what max-request-bytes is measured against.
-func SizeInternal(field, bodyLen int, h *pb.RequestHeader) int {
-	return sizeNested(sizeVarint(uint64(field)<<3), bodyLen) + sizeNested(2, sizeRequestHeader(h))
-}
-
 func appendBody(dst []byte, field int, body []byte) []byte {
 	dst = appendVarint(dst, uint64(field)<<3|wireBytes)
 	dst = appendVarint(dst, uint64(len(body)))

@@ -36,9 +36,6 @@ func TestAppendInternal(t *testing.T) {
 			if !bytes.Equal(got[1:], want) {
 				t.Errorf("%s: %x, want %x", tt.name, got[1:], want)
 			}
-			if n := SizeInternal(tt.field, len(body), h); n != len(want) {
-				t.Errorf("%s: size %d, want %d", tt.name, n, len(want))
-			}
 			if kind, err := Classify(want); kind != Internal || err != nil {
 				t.Errorf("%s is classified as %v, %v", tt.name, kind, err)
 			}

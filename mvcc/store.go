@@ -40,6 +40,8 @@ type Store struct {
 	txn   Txn
 	room  room
 	sweep sweep
+
+	unchecked int64 // changes since the index was checked, where costly assertions run
 }
 
 // Open restores the index from the backend.
@@ -114,8 +116,7 @@ func (s *Store) valueOf(e *entry, r *record, rev int64) (KV, bool, error) {
 	return f.kv(raw), true, err
 }
 
-// lost is what to panic with where an error of lookup has no explanation. (It is
-// apart from must.NoError, whose arguments would be boxed on every call.)
+// lost is what to panic with where an error of lookup has no explanation.
 func lost(key string, err error) string {
 	return fmt.Sprintf("invariant broken: read key %q: %v", key, err)
 }

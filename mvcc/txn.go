@@ -205,6 +205,7 @@ func (t *Txn) End() []Event {
 	if len(events) > 0 {
 		s.rev.Store(t.begin + 1)
 		s.makeRoom()
+		s.holdTree(len(events))
 	}
 	*t = Txn{}
 	return events

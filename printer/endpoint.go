@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"strings"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -163,9 +162,6 @@ func EndpointHashKV(all []KeyHash) Result {
 		json:  all,
 	}
 }
-
-// Took writes a duration as etcdctl does.
-func Took(d time.Duration) string { return d.String() }
 
 // Bytes writes a size with a decimal unit and two or three digits: 0 B, 20 kB, 2.1 GB.
 func Bytes(n int64) string {

@@ -34,7 +34,8 @@ type Options struct {
 	// MaxConcurrentStreams bounds the open calls of a connection. 0: no bound.
 	MaxConcurrentStreams uint32
 	// KeepaliveMinTime is the shortest interval between a client's pings (5 s).
-	// KeepaliveInterval and KeepaliveTimeout are ours to silent clients (2 h, 20 s).
+	// KeepaliveInterval and KeepaliveTimeout are ours to silent clients (2 h, 20 s); a
+	// negative interval means that they are left alone.
 	KeepaliveMinTime, KeepaliveInterval, KeepaliveTimeout time.Duration
 
 	// ClientCertAuth says that client certificates are verified: the common name

@@ -3,6 +3,7 @@ package h2
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"reflect"
@@ -31,7 +32,8 @@ type Options struct {
 	// PingWithoutStream allows pings at MinPing although no call is open.
 	PingWithoutStream bool
 	// KeepaliveTime and KeepaliveTimeout: a silent connection is pinged after
-	// the first, and closed when nothing came for the second. 0: 2 h, 20 s.
+	// the first, and closed when nothing came for the second. 0: 2 h, 20 s. A
+	// negative KeepaliveTime: never.
 	KeepaliveTime, KeepaliveTimeout time.Duration
 
 	// Marshal appends the encoded message to dst; Unmarshal decodes b, which the
@@ -69,8 +71,11 @@ func (o *Options) fill() {
 	if o.MinPing == 0 {
 		o.MinPing = 5 * time.Second
 	}
-	if o.KeepaliveTime == 0 {
+	switch {
+	case o.KeepaliveTime == 0:
 		o.KeepaliveTime = 2 * time.Hour
+	case o.KeepaliveTime < 0:
+		o.KeepaliveTime = math.MaxInt64
 	}
 	if o.KeepaliveTimeout == 0 {
 		o.KeepaliveTimeout = 20 * time.Second

@@ -1,7 +1,7 @@
 // Package must holds assertions: a broken invariant is a bug, and going on would
 // write wrong data, so it panics with a sentence that names the invariant.
 //
-// Cheap assertions are always on ([True], [NoError]). Costly ones run only in
+// Cheap assertions are always on ([True]). Costly ones run only in
 // builds with the tag "invariants", as make check does ([Hold]).
 package must
 
@@ -12,14 +12,6 @@ import "fmt"
 func True(ok bool, format string, args ...any) {
 	if !ok {
 		panic("invariant broken: " + fmt.Sprintf(format, args...))
-	}
-}
-
-// NoError panics if err is not nil. It is for errors that an earlier check has
-// ruled out, never for input.
-func NoError(err error, format string, args ...any) {
-	if err != nil {
-		panic("invariant broken: " + fmt.Sprintf(format, args...) + ": " + err.Error())
 	}
 }
 

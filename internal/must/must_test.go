@@ -20,16 +20,6 @@ func TestTrue(t *testing.T) {
 	}
 }
 
-func TestNoError(t *testing.T) {
-	if said := panics(func() { NoError(nil, "never") }); said != nil {
-		t.Errorf("NoError(nil) panicked: %v", said)
-	}
-	err := errors.New("short")
-	if said := panics(func() { NoError(err, "decode record %d", 3) }); said != "invariant broken: decode record 3: short" {
-		t.Errorf("NoError said %v", said)
-	}
-}
-
 func TestHold(t *testing.T) {
 	ran := false
 	said := panics(func() { Hold(func() error { ran = true; return errors.New("odd") }) })

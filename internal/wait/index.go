@@ -1,3 +1,6 @@
+// Package wait is a meeting point for those who wait for an index that is going to be
+// applied and the one who applies it. It is safe for concurrent use, holds nothing for
+// those who have left, and starts no goroutine.
 package wait
 
 import (
