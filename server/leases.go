@@ -64,8 +64,12 @@ func (s *Server) StartLeaseRevoke(c Credentials, r *pb.LeaseRevokeRequest, w Wai
 	s.propose(&pb.RequestHeader{}, fieldLeaseRevoke, encoded(r, nil), w)
 }
 
-// LeaseRevoke ends a lease and deletes its keys.
+// LeaseRevoke ends a lease and deletes its keys. Nobody in particular may not, even
+// where the lease has no keys (etcd since 3.5).
 func (s *Server) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	if _, err := s.asUser(ctx); err != nil {
+		return nil, err
+	}
 	m, err := s.request(ctx, fieldLeaseRevoke, encoded(r, nil), func(st *store, h *pb.RequestHeader) error {
 		return st.mach.CheckLeaseRevoke(h, r)
 	})

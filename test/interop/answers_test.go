@@ -201,9 +201,37 @@ func addAuth(add func(string, ...proto.Message)) {
 	add("Auth/AuthEnable", &pb.AuthEnableRequest{})
 	add("KV/Put", put("a", "denied"))
 	add("KV/Range", get("a", ""))
-	add("Auth/UserList", &pb.AuthUserListRequest{})
+	addAnonymous(add)
 	add("Auth/AuthDisable", &pb.AuthDisableRequest{})
 	add("Auth/Authenticate", &pb.AuthenticateRequest{Name: "u", Password: "wrong"}, &pb.AuthenticateRequest{Name: "nosuch", Password: "wrong"})
+}
+
+// addAnonymous asks for everything without a login while auth is on.
+func addAnonymous(add func(string, ...proto.Message)) {
+	add("KV/DeleteRange", &pb.DeleteRangeRequest{Key: []byte("a")}, &pb.DeleteRangeRequest{Key: []byte("nosuch")})
+	add("KV/Txn", &pb.TxnRequest{}, &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: get("a", "")}}}})
+	add("KV/Compact", &pb.CompactionRequest{Revision: 1}, &pb.CompactionRequest{Revision: 1 << 40})
+	add("Lease/LeaseGrant", &pb.LeaseGrantRequest{TTL: 10, ID: 99}, &pb.LeaseGrantRequest{TTL: -1})
+	add("Lease/LeaseRevoke", &pb.LeaseRevokeRequest{ID: 77}, &pb.LeaseRevokeRequest{})
+	add("Lease/LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: 77}, &pb.LeaseTimeToLiveRequest{ID: 77, Keys: true})
+	add("Lease/LeaseLeases", &pb.LeaseLeasesRequest{})
+	add("Cluster/MemberList", &pb.MemberListRequest{}, &pb.MemberListRequest{Linearizable: true})
+	add("Cluster/MemberAdd", &pb.MemberAddRequest{PeerURLs: []string{"http://127.0.0.1:1"}})
+	add("Cluster/MemberRemove", &pb.MemberRemoveRequest{ID: 77})
+	add("Cluster/MemberUpdate", &pb.MemberUpdateRequest{ID: 77, PeerURLs: []string{"http://127.0.0.1:1"}})
+	add("Cluster/MemberPromote", &pb.MemberPromoteRequest{ID: 77})
+	add("Maintenance/Alarm", &pb.AlarmRequest{})
+	add("Maintenance/HashKV", &pb.HashKVRequest{})
+	add("Maintenance/Hash", &pb.HashRequest{})
+	add("Maintenance/Defragment", &pb.DefragmentRequest{})
+	add("Maintenance/MoveLeader", &pb.MoveLeaderRequest{TargetID: 77})
+	add("Maintenance/Downgrade", &pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6.0"})
+	add("Auth/UserAdd", &pb.AuthUserAddRequest{Name: "x", Password: "y"})
+	add("Auth/UserList", &pb.AuthUserListRequest{})
+	add("Auth/UserGet", &pb.AuthUserGetRequest{Name: "u"})
+	add("Auth/RoleGet", &pb.AuthRoleGetRequest{Role: "r"})
+	add("Auth/RoleList", &pb.AuthRoleListRequest{})
+	add("Auth/AuthStatus", &pb.AuthStatusRequest{})
 }
 
 // ask1 makes one call and tells the answer as text, without what differs
