@@ -132,3 +132,21 @@ func Lowest(versions []Version) (Version, bool) {
 	}
 	return lowest.Trunc(), true
 }
+
+// MarshalText writes a version as String does, and one that is not known as nothing.
+func (v Version) MarshalText() ([]byte, error) {
+	if v.IsZero() {
+		return nil, nil
+	}
+	return []byte(v.String()), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (v *Version) UnmarshalText(text []byte) (err error) {
+	if len(text) == 0 {
+		*v = Version{}
+		return nil
+	}
+	*v, err = Parse(string(text))
+	return err
+}

@@ -314,3 +314,16 @@ func TestByMinor(t *testing.T) {
 		t.Error("a cluster of ours is born with the forms of 3.4")
 	}
 }
+
+func TestText(t *testing.T) {
+	for _, v := range []Version{{}, V(3, 4, 45), V(10, 0, 0)} {
+		text, err := v.MarshalText()
+		var got Version
+		if err == nil {
+			err = got.UnmarshalText(text)
+		}
+		if err != nil || got != v {
+			t.Errorf("%v became %q and %v: %v", v, text, got, err)
+		}
+	}
+}

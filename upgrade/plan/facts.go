@@ -17,6 +17,7 @@ type Facts struct {
 	Backup  Archive   `json:"backup"`            // where the backup is to go
 	Limits  Limits    `json:"limits"`            // the operator's, with defaults filled in
 	Kube    []string  `json:"kube,omitempty"`    // versions of the kube-apiservers that use this cluster
+	Login   bool      `json:"login,omitempty"`   // the inventory has a user and a password
 	Scratch bool      `json:"scratch,omitempty"` // a rehearsal: the cluster is ours and holds a copy
 }
 
@@ -24,6 +25,7 @@ type Facts struct {
 type Target struct {
 	Version version.Version `json:"version"`           // of etcd's protocol
 	Theseus bool            `json:"theseus,omitempty"` // a Theseus, which takes any 3.x and gives any back
+	Product string          `json:"product,omitempty"` // a Theseus's own version; empty: not known
 	Binary  string          `json:"binary,omitempty"`
 	Image   string          `json:"image,omitempty"`
 }
@@ -57,6 +59,8 @@ type Member struct {
 	Storage   version.Version `json:"storage,omitzero"`  // since 3.6
 	Theseus   string          `json:"theseus,omitempty"` // its own version, if it is one of ours
 
+	Lowering version.Version `json:"lowering,omitzero"` // target of a downgrade that is under way
+
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"` // of bad health
 
@@ -82,6 +86,10 @@ type Member struct {
 	Leases      int           `json:"leases,omitempty"`
 	WriteRate   float64       `json:"writeRate,omitempty"` // revisions a second while facts were gathered
 	Snapshot    int64         `json:"snapshot,omitempty"`  // raft index of its last snapshot; -1: known to have none; 0: not known
+
+	SlowApplies   int64 `json:"slowApplies,omitempty"`   // since its start; 0 where not known
+	SlowReads     int64 `json:"slowReads,omitempty"`     // read indexes that took too long, since its start
+	LeaderChanges int64 `json:"leaderChanges,omitempty"` // that it saw, since its start
 
 	HostErr string            `json:"hostErr,omitempty"` // why its host did not answer
 	Running bool              `json:"running"`           // as its host says

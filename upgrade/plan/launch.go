@@ -219,6 +219,9 @@ func (s *sheet) identity(l *launch) {
 	if !listed {
 		return
 	}
+	if _, ok := l.get("initial-cluster-token"); !ok && strings.Contains(ic.value, ",") {
+		s.add("TOKEN-DEFAULT", ic.line, "", "")
+	}
 	if ic.known && hasPeer && !peer.known {
 		s.add("CLUSTER-LITERAL", ic.line, "", "")
 	}
@@ -282,6 +285,25 @@ func (s *sheet) urls(l *launch) {
 			}
 		}
 		s.tls(l, st, u.cert, u.auto, tls, plain)
+	}
+	s.dropped(l)
+}
+
+// dropped finds plain URLs that others can reach, beside https elsewhere.
+func (s *sheet) dropped(l *launch) {
+	https := false
+	for _, u := range urlFlags {
+		st, _ := l.get(u.name)
+		https = https || strings.Contains(st.value, "https://")
+	}
+	for _, u := range urlFlags {
+		st, ok := l.get(u.name)
+		for _, raw := range strings.Split(st.value, ",") {
+			host, _, scheme := splitURL(raw)
+			if ok && https && scheme == "http" && host != "localhost" && !strings.HasPrefix(host, "127.") && host != "::1" {
+				s.add("TLS-DROPPED", st.line, fmt.Sprintf("--%s has %s, and other URLs of this member are https", u.name, raw), "")
+			}
+		}
 	}
 }
 

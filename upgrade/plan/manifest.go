@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"mvdan.cc/sh/v3/syntax"
 )
 
 // yaml reviews Kubernetes manifests, compose files and etcd's own config file.
@@ -25,19 +27,33 @@ func (s *sheet) yaml(data []byte) {
 		if len(doc.Content) == 0 {
 			continue
 		}
-		top := node{doc.Content[0]}
-		switch {
-		case top.at("kind").text() == "Pod":
-			s.pod(top.at("spec"), nil)
-		case top.at("spec", "template", "spec").Node != nil:
-			s.set(top.at("spec"))
-		case top.at("services").Node != nil:
-			s.compose(top.at("services"))
-		case top.at("name").Node != nil || top.at("data-dir").Node != nil || top.at("listen-client-urls").Node != nil:
-			s.config(top)
-		default:
-			s.add("NOT-UNDERSTOOD", top.line(), "no pod, set, compose file or etcd configuration: this document was not read", "")
+		s.document(node{doc.Content[0]}, 0)
+	}
+}
+
+// maxDepth bounds lists in lists.
+const maxDepth = 4
+
+// document reviews one document of a YAML file, or one item of a list in it.
+func (s *sheet) document(top node, depth int) {
+	items := top.at("items")
+	switch kind := top.at("kind").text(); {
+	case strings.HasSuffix(kind, "List") && len(items.list()) > 0 && depth < maxDepth: // an alias may lead back here
+		for _, item := range items.list() {
+			s.document(item, depth+1)
 		}
+	case kind == "Pod":
+		s.pod(top.at("spec"), nil)
+	case top.at("spec", "jobTemplate", "spec", "template", "spec").Node != nil:
+		s.pod(top.at("spec", "jobTemplate", "spec", "template", "spec"), nil)
+	case top.at("spec", "template", "spec").Node != nil:
+		s.set(top.at("spec"))
+	case top.at("services").Node != nil:
+		s.compose(top.at("services"))
+	case top.at("name").Node != nil || top.at("data-dir").Node != nil || top.at("listen-client-urls").Node != nil:
+		s.config(top)
+	default:
+		s.add("NOT-UNDERSTOOD", top.line(), "no pod, set, job, list, compose file or etcd configuration: this document was not read", "")
 	}
 }
 
@@ -84,6 +100,50 @@ func (s *sheet) pod(spec node, claims []string) {
 		if s.start(l, append(words(c.at("command")), words(c.at("args"))...)) {
 			s.probes(c, l)
 		}
+		for _, hook := range []string{"preStop", "postStart"} {
+			s.hook(c.at("lifecycle", hook))
+		}
+	}
+}
+
+// hook reviews a command that the kubelet runs in the container.
+func (s *sheet) hook(h node) {
+	if h.Node == nil {
+		return
+	}
+	ws := words(h.at("exec", "command"))
+	switch {
+	case len(ws) == 0:
+		s.add("NOT-UNDERSTOOD", h.line(), "this hook runs no command that could be read", "")
+	case len(ws) > 2 && strings.HasSuffix(ws[0].text, "sh") && strings.HasPrefix(ws[1].text, "-"):
+		s.embedded(ws[2].text, ws[2].line)
+	default:
+		s.plain(ws)
+	}
+}
+
+// plain reviews a command that is given as a list of words, without a shell.
+func (s *sheet) plain(ws []word) {
+	var quoted []string
+	for _, w := range ws {
+		q, err := syntax.Quote(w.text, syntax.LangBash)
+		if err != nil {
+			s.add("NOT-UNDERSTOOD", ws[0].line, "this command could not be read", "")
+			return
+		}
+		quoted = append(quoted, q)
+	}
+	s.embedded(strings.Join(quoted, " "), ws[0].line)
+}
+
+// embedded reviews a shell script that stands in a manifest.
+func (s *sheet) embedded(text string, line int) {
+	in := s.inner(line - 1)
+	in.shellScript([]byte(strings.ReplaceAll(text, "$(", "${")))
+	for _, f := range in.found {
+		if !slices.Contains(s.found, f) {
+			s.found = append(s.found, f)
+		}
 	}
 }
 
@@ -93,14 +153,13 @@ func (s *sheet) start(l *launch, ws []word) bool {
 	case len(ws) > 0 && isEtcd(ws[0].text):
 		ws = ws[1:]
 	case len(ws) > 2 && strings.HasSuffix(ws[0].text, "sh") && strings.HasPrefix(ws[1].text, "-"):
-		in := s.inner(ws[2].line - 1)
-		in.shellScript([]byte(strings.ReplaceAll(ws[2].text, "$(", "${")))
-		s.found = append(s.found, in.found...)
+		s.embedded(ws[2].text, ws[2].line)
 		s.add("NOT-UNDERSTOOD", ws[2].line, "etcd is started by a script here: what its container mounts was not compared", "")
 		return false
 	case !strings.Contains(l.image, "etcd"):
 		return false
 	case len(ws) > 0 && !strings.HasPrefix(ws[0].text, "-"):
+		s.plain(ws)
 		s.add("NOT-UNDERSTOOD", ws[0].line, "this does not start etcd itself", "")
 		return false
 	}

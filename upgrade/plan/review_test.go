@@ -13,7 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
+// rewriting says that the golden files are to be written anew, by datadriven's flag.
+func rewriting() bool { return flag.Lookup("rewrite").Value.String() == "true" }
 
 var expectLine = regexp.MustCompile(`^(\d+|whole file)(-\d+)?: (.*)$`)
 
@@ -100,7 +101,7 @@ func TestGolden(t *testing.T) {
 			fmt.Fprintf(&b, "%d %s %s: %s\n", f.Line, f.Severity, f.Code, f.Why)
 		}
 		want := name + ".want"
-		if *rewrite {
+		if rewriting() {
 			if err := os.WriteFile(want, []byte(b.String()), 0o644); err != nil {
 				t.Fatal(err)
 			}

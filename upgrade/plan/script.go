@@ -43,6 +43,9 @@ func (s *sheet) shellScript(text []byte) bool {
 	for i := range sh.commands {
 		r.command(&sh.commands[i])
 	}
+	for _, w := range sh.writes {
+		r.written(w)
+	}
 	for _, l := range r.launches {
 		if r.wiped > 0 && l.restart > 0 {
 			r.add("RESTART-WIPES", l.restart, "automatic restart around a script that wipes", "")
@@ -274,11 +277,40 @@ func (r *script) documents(c *command) {
 	for _, d := range c.docs {
 		kind := kindOf(d.name, []byte(d.text))
 		if kind == kindUnknown || kind == kindShell && !strings.HasSuffix(d.name, ".sh") {
+			if d.name != "" && !passing(d.name) {
+				r.add("NOT-UNDERSTOOD", c.line, "what is written to "+d.name+" was not read", "review that text, too")
+			}
 			continue
 		}
 		in := r.inner(d.before)
 		in.text(kind, []byte(d.text))
 		r.found = append(r.found, in.found...)
+	}
+}
+
+// passing says that nothing starts or stops by what such a file holds.
+func passing(name string) bool {
+	for _, root := range []string{"/dev", "/tmp", "/var/tmp", "/var/log", "/proc"} {
+		if within(name, root) {
+			return true
+		}
+	}
+	return strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".out")
+}
+
+// written judges a file that a command's output goes to.
+func (r *script) written(w write) {
+	p := w.to.text
+	inData := slices.ContainsFunc(r.data, func(d string) bool { return within(p, d) })
+	switch {
+	case inData || strings.Contains(p, "member/wal") || strings.Contains(p, "member/snap"):
+		r.add("DATA-REMOVED", w.line, p+" lies in the data directory and is overwritten", "")
+		r.change(w.line)
+	case passing(p):
+	case !w.to.known:
+		r.add("NOT-UNDERSTOOD", w.line, "which file "+p+" is, is known only when it runs, and it is written", "")
+	default:
+		r.add("NOT-UNDERSTOOD", w.line, "what is written to "+p+" was not read", "review that text, too")
 	}
 }
 

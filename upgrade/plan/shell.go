@@ -3,6 +3,7 @@ package plan
 import (
 	"bytes"
 	"path"
+	"slices"
 	"strings"
 
 	"mvdan.cc/sh/v3/syntax"
@@ -46,8 +47,15 @@ func (c *command) has(texts ...string) bool {
 	return false
 }
 
+// write is a file that something is redirected to, with no here-document beside it.
+type write struct {
+	to   word
+	line int
+}
+
 // shell is one parsed script.
 type shell struct {
+	writes   []write
 	vars     map[string]word
 	assigned map[string]int
 	commands []command
@@ -90,6 +98,8 @@ func parseShell(text []byte) (*shell, error) {
 			sh.assign(n)
 		case *syntax.CallExpr:
 			sh.call(n, stack)
+		case *syntax.Stmt:
+			sh.redirections(n)
 		}
 		stack = append(stack, n)
 		return true
@@ -166,9 +176,29 @@ func (sh *shell) documents(p *syntax.Stmt) (out []document) {
 	return out
 }
 
+// redirections notes the files that a statement writes, if no here-document goes there.
+func (sh *shell) redirections(p *syntax.Stmt) {
+	if slices.ContainsFunc(p.Redirs, func(r *syntax.Redirect) bool { return r.Hdoc != nil }) {
+		return
+	}
+	for _, r := range p.Redirs {
+		switch r.Op {
+		case syntax.RdrOut, syntax.AppOut, syntax.RdrClob, syntax.RdrAll, syntax.AppAll, syntax.RdrInOut:
+			sh.writes = append(sh.writes, write{sh.eval(r.Word), int(r.Pos().Line())})
+		}
+	}
+}
+
+// lastTee is the file that tee writes, also behind sudo.
 func (sh *shell) lastTee(p *syntax.Stmt) []string {
-	if c, ok := p.Cmd.(*syntax.CallExpr); ok && len(c.Args) > 1 && strings.HasSuffix(sh.eval(c.Args[0]).text, "tee") {
-		return []string{sh.eval(c.Args[len(c.Args)-1]).text}
+	c, ok := p.Cmd.(*syntax.CallExpr)
+	if !ok {
+		return nil
+	}
+	for i, a := range c.Args {
+		if last := len(c.Args) - 1; i < last && path.Base(sh.eval(a).text) == "tee" {
+			return []string{sh.eval(c.Args[last]).text}
+		}
 	}
 	return nil
 }

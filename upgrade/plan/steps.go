@@ -53,3 +53,22 @@ const (
 	LowerFirst  WayBack = "lower-first"  // lower the cluster version online, then swap back
 	Restore     WayBack = "restore"      // the backup, and what was written since is lost
 )
+
+// Text says in a few words what a step does.
+func (s Step) Text() string {
+	text := string(s.Kind)
+	if s.Member != "" {
+		text += " " + s.Member
+	}
+	switch s.Kind {
+	case MoveLeader:
+		text += " to " + s.To
+	case Stage, Swap, Ready:
+		if s.Target != nil {
+			text += ": " + s.Target.String()
+		}
+	case AwaitVersion, Lower:
+		text += " " + s.Version
+	}
+	return text
+}
