@@ -78,5 +78,8 @@ type Spec struct {
 	Env       []string `json:"env,omitempty"`       // process: NAME=value, added to this environment
 	Dir       string   `json:"dir,omitempty"`       // process: working directory
 	PIDFile   string   `json:"pidFile,omitempty"`   // process: where the pid stands; our notes stand beside it
-	Log       string   `json:"log,omitempty"`       // process: where its output is appended
+	Log       string   `json:"log,omitempty"`       // process: where its output is appended; empty means PIDFile with .log behind it
+	Sudo      bool     `json:"sudo,omitempty"`      // systemd, staticpod: every command goes through `sudo -n`
+	Crictl    []string `json:"crictl,omitempty"`    // staticpod: what asks the container runtime; empty means crictl
+	TryImage  []string `json:"tryImage,omitempty"`  // staticpod: what runs an image once, {image} in its place; empty means ctr
 }
