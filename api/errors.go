@@ -117,8 +117,10 @@ var (
 	ErrTimeoutWaitAppliedIndex    = fail(codes.Unavailable, "etcdserver: request timed out, waiting for the applied index took too long")
 	ErrUnhealthy                  = fail(codes.Unavailable, "etcdserver: unhealthy cluster")
 	ErrCorrupt                    = fail(codes.DataLoss, "etcdserver: corrupt cluster")
-	ErrCanceled                   = fail(codes.Canceled, "etcdserver: request canceled")
-	ErrDeadlineExceeded           = fail(codes.DeadlineExceeded, "etcdserver: context deadline exceeded")
+	// ErrFenced is ours: etcd serves wrong data, or stops the whole cluster.
+	ErrFenced           = fail(codes.Unavailable, "etcdserver: member is fenced: its data differs from the quorum's")
+	ErrCanceled         = fail(codes.Canceled, "etcdserver: request canceled")
+	ErrDeadlineExceeded = fail(codes.DeadlineExceeded, "etcdserver: context deadline exceeded")
 )
 
 // Errors of downgrades, and of an enum value that names no method.

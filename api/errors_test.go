@@ -33,7 +33,7 @@ var table = map[string]error{
 	"ErrNoPasswordUser": ErrNoPasswordUser, "ErrNoLeader": ErrNoLeader, "ErrNotLeader": ErrNotLeader, "ErrLeaderChanged": ErrLeaderChanged,
 	"ErrNotCapable": ErrNotCapable, "ErrStopped": ErrStopped, "ErrTimeout": ErrTimeout, "ErrTimeoutDueToLeaderFail": ErrTimeoutDueToLeaderFail,
 	"ErrTimeoutDueToConnectionLost": ErrTimeoutDueToConnectionLost, "ErrTimeoutWaitAppliedIndex": ErrTimeoutWaitAppliedIndex,
-	"ErrUnhealthy": ErrUnhealthy, "ErrCorrupt": ErrCorrupt, "ErrCanceled": ErrCanceled, "ErrDeadlineExceeded": ErrDeadlineExceeded,
+	"ErrUnhealthy": ErrUnhealthy, "ErrCorrupt": ErrCorrupt, "ErrFenced": ErrFenced, "ErrCanceled": ErrCanceled, "ErrDeadlineExceeded": ErrDeadlineExceeded,
 	"ErrWrongDowngradeVersionFormat": ErrWrongDowngradeVersionFormat, "ErrInvalidDowngradeTargetVersion": ErrInvalidDowngradeTargetVersion,
 	"ErrClusterVersionUnavailable": ErrClusterVersionUnavailable, "ErrDowngradeInProcess": ErrDowngradeInProcess,
 	"ErrNoInflightDowngrade": ErrNoInflightDowngrade, "ErrUnknownMethod": ErrUnknownMethod,
@@ -62,7 +62,7 @@ func TestErrorTableIsWhole(t *testing.T) {
 // TestErrorsAgainstClient asks etcd's client library what it makes of each text.
 func TestErrorsAgainstClient(t *testing.T) {
 	onWire := map[error]codes.Code{ErrMemberNotEnoughStarted: codes.Unknown, ErrTooManyRequests: codes.Unknown}
-	foreign := map[error]bool{ErrNoPasswordUser: true, ErrUnknownMethod: true}
+	foreign := map[error]bool{ErrFenced: true, ErrNoPasswordUser: true, ErrUnknownMethod: true}
 	// The library declares these without listing them among what it translates.
 	unlisted := map[error]error{
 		ErrDeadlineExceeded: rpctypes.ErrGRPCDeadlineExceeded, ErrWatchCanceled: rpctypes.ErrGRPCWatchCanceled,

@@ -11,6 +11,7 @@ package config
 
 import (
 	"net/url"
+	"path/filepath"
 	"time"
 )
 
@@ -106,12 +107,24 @@ type Config struct {
 
 	// Ours, beyond etcd's.
 	EmulateVersion string // serve as this etcd 3.x: the cluster version is not raised beyond it
+	BirthRecord    string // file outside the data directory that tells whether there was data; "auto", or "" for none
+	BirthArchive   string // backups, as dir:PATH, that a new cluster must not be in
+	OnDataLoss     string // refuse, replace or exit
 
 	// Warnings are for the log: what was taken from the environment, unknown
 	// variables and unknown keys.
 	Warnings []Warning
 
 	set map[string]bool // flags given on the command line or by environment
+}
+
+// DefaultCorruptCheck is --corrupt-check-time when it is not given; etcd's is 0.
+const DefaultCorruptCheck = 10 * time.Minute
+
+// AsksForCorruptAlarm tells whether the operator asked for etcd's own check, and with it
+// for the alarm that stops a cluster's writes.
+func (c *Config) AsksForCorruptAlarm() bool {
+	return c.CorruptCheckTime > 0 && (c.set["corrupt-check-time"] || c.CorruptCheckTime != DefaultCorruptCheck)
 }
 
 // TLS is one port's side of TLS; paths are of PEM files.
@@ -150,8 +163,9 @@ func New() *Config {
 		AuthToken: "simple", BcryptCost: 10, AuthTokenTTL: 300,
 		LogOutputs: []string{"default"}, LogLevel: "info", LogFormat: "json",
 		RotateConfig: `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
-		Metrics:      "basic", CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second,
+		Metrics:      "basic", CorruptCheckTime: DefaultCorruptCheck, CompactHashCheckTime: time.Minute, DowngradeCheckTime: 5 * time.Second,
 		WarnApply: 100 * time.Millisecond, WarnUnary: 300 * time.Millisecond,
+		BirthRecord: "auto", OnDataLoss: "refuse",
 		set: map[string]bool{},
 	}
 }
@@ -161,15 +175,21 @@ const (
 	defaultClientURL = "http://localhost:2379"
 )
 
-// Given reports whether a flag was set by the operator and is not a default.
-func (c *Config) Given(flag string) bool { return c.set[flag] }
-
 // ResolvedDataDir is --data-dir, or etcd's default of <name>.etcd.
 func (c *Config) ResolvedDataDir() string {
 	if c.DataDir != "" {
 		return c.DataDir
 	}
 	return c.Name + ".etcd"
+}
+
+// ResolvedBirthRecord is --birth-record, or the sibling of the data directory that
+// `rm -rf` of it leaves alone.
+func (c *Config) ResolvedBirthRecord() string {
+	if c.BirthRecord == "auto" {
+		return filepath.Clean(c.ResolvedDataDir()) + ".birth"
+	}
+	return c.BirthRecord
 }
 
 // ResolvedInitialCluster is --initial-cluster, or this member alone.

@@ -120,3 +120,25 @@ func FuzzFile(f *testing.F) {
 	f.Add("name: a\nquota-backend-bytes: 5\nclient-transport-security: {auto-tls: true}")
 	f.Fuzz(func(t *testing.T, file string) { _, _ = parse([]string{"--config-file", "x"}, nil, file) })
 }
+
+// TestGuardFlags: the flags that are ours about birth and loss, by flag, environment
+// and file, and what they refuse.
+func TestGuardFlags(t *testing.T) {
+	c, err := Parse([]string{"--data-dir", "/var/lib/x/", "--on-data-loss", "replace"}, []string{"ETCD_BIRTH_ARCHIVE=dir:/b"}, nil)
+	if err != nil || c.OnDataLoss != "replace" || c.BirthArchive != "dir:/b" || c.ResolvedBirthRecord() != "/var/lib/x.birth" || c.Validate() != nil {
+		t.Errorf("%+v, %v, %v", c, err, c.Validate())
+	}
+	file := func(string) ([]byte, error) { return []byte("birth-record: ''\non-data-loss: exit\n"), nil }
+	if c, err = Parse([]string{"--config-file", "f"}, nil, file); err != nil || c.OnDataLoss != "exit" || c.ResolvedBirthRecord() != "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, args := range [][]string{{"--on-data-loss", "ignore"}, {"--birth-archive", "/b"}, {"--birth-archive", "dir:"}} {
+		c, err := Parse(args, nil, nil)
+		if err == nil {
+			err = c.Validate()
+		}
+		if err == nil || !strings.Contains(err.Error(), args[0][1:]) {
+			t.Errorf("%v: %v", args, err)
+		}
+	}
+}

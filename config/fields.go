@@ -88,6 +88,9 @@ func (c *Config) clusterFields() []field {
 		on("strict-reconfig-check", yes{&c.StrictReconfigCheck}, "Reject reconfiguration requests that would cause quorum loss."),
 		on("pre-vote", yes{&c.PreVote}, "Enable the raft Pre-Vote algorithm."),
 		on("force-new-cluster", yes{&c.ForceNewCluster}, "Make a one-member cluster of this member's data."),
+		on("on-data-loss", text{&c.OnDataLoss}, "What to do without data that the cluster knows of: 'refuse' (serve not ready), 'replace' (come back as a learner, be promoted) or 'exit'. Theseus only."),
+		on("birth-record", text{&c.BirthRecord}, "File outside the data directory that tells a wiped member from a new one; 'auto' is <data-dir>.birth, empty is none. Theseus only."),
+		on("birth-archive", text{&c.BirthArchive}, "Archive of backups (dir:PATH): a cluster that has one there is not founded again. Theseus only."),
 		on("max-learners", num[int]{&c.MaxLearners}, "Most learners a cluster may have."),
 		on("discovery-fallback", &discard{}, "Deprecated: v2 discovery is gone."),
 	}
@@ -152,8 +155,8 @@ func (c *Config) loggingFields() []field {
 
 func (c *Config) checkFields() []field {
 	return []field{
-		on("corrupt-check-time", dur{&c.CorruptCheckTime}, "Time between corruption checks of the whole store; 0 is off."),
-		on("compact-hash-check-time", dur{&c.CompactHashCheckTime}, "Time between checks of compaction hashes."),
+		on("corrupt-check-time", dur{&c.CorruptCheckTime}, "Time between comparisons of the whole store with the other members'; 0 is off. etcd's default is 0. If it is given, a wrong member that runs etcd gets etcd's CORRUPT alarm; without it such a member is only named."),
+		on("compact-hash-check-time", dur{&c.CompactHashCheckTime}, "Time between checks of compaction hashes, which run unless --corrupt-check-time is 0."),
 		on("watch-progress-notify-interval", dur{&c.WatchProgress}, "Interval of watch bookmarks; 0 means 10m."),
 		on("downgrade-check-time", dur{&c.DowngradeCheckTime}, "Time between checks whether a downgrade is done."),
 		on("warning-apply-duration", dur{&c.WarnApply}, "Log a request that takes longer to apply."),

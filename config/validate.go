@@ -87,6 +87,12 @@ func (c *Config) checkCluster() error {
 	if c.ClusterState != "new" && c.ClusterState != "existing" {
 		return &UsageError{fmt.Errorf("invalid value %q for flag -initial-cluster-state: expected \"new\" or \"existing\"", c.ClusterState)}
 	}
+	if !slices.Contains([]string{"refuse", "replace", "exit"}, c.OnDataLoss) {
+		return &UsageError{fmt.Errorf("invalid value %q for flag -on-data-loss: expected \"refuse\", \"replace\" or \"exit\"", c.OnDataLoss)}
+	}
+	if c.BirthArchive != "" && len(c.BirthArchive) <= len("dir:") || c.BirthArchive != "" && !strings.HasPrefix(c.BirthArchive, "dir:") {
+		return &UsageError{fmt.Errorf("invalid value %q for flag -birth-archive: expected dir: and a path, such as dir:/var/backups/etcd", c.BirthArchive)}
+	}
 	cluster, err := c.PeerMap()
 	if err != nil {
 		return fmt.Errorf("error setting up initial cluster: %w", err)

@@ -28,23 +28,35 @@ const Version = "0.1.0"
 // Member is one running member with its listeners. Its methods may be called
 // from any goroutine.
 type Member struct {
-	Server *server.Server
+	cfg     *config.Config
+	lg      *zap.Logger
+	ls      *listeners
+	held    *hold // set by Start if the member was not let in at once
+	srv     atomic.Pointer[server.Server]
+	front   atomic.Pointer[front] // what takes the gRPC connections now
+	rpc     *rpc.Front            // nil until the member is let in
+	gateway *grpc.ClientConn      // likewise
+	peers   lateHandler           // of the peer ports
+	web     lateHandler           // of the client ports
+	metrics lateHandler           // of --listen-metrics-urls
+	https   []*http.Server
+	splits  []*splitter
+	wg      sync.WaitGroup
 
-	cfg      *config.Config
-	lg       *zap.Logger
-	ls       *listeners
-	front    *rpc.Front
-	gateway  *grpc.ClientConn
-	https    []*http.Server
-	splits   []*splitter
-	wg       sync.WaitGroup
-	closing  sync.Once
-	closeErr error
+	ready, done chan struct{}
+	endOnce     sync.Once
+	err         error // set before done is closed
+	closing     sync.Once
+	closeErr    error
 }
+
+// front serves gRPC connections.
+type front struct{ serve frontConn }
 
 // Start validates the configuration, binds every port, opens the data directory
 // and runs the member. It returns as soon as requests are taken. An error says
-// what is wrong and what to do; nothing has been changed on disk then.
+// what is wrong and what to do; nothing has been changed on disk then. A member that
+// its cluster must not, or not yet, be joined by (Server is nil) serves that answer.
 func Start(cfg *config.Config) (*Member, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -62,7 +74,7 @@ func Start(cfg *config.Config) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Member{cfg: cfg, lg: lg, ls: ls}
+	m := &Member{cfg: cfg, lg: lg, ls: ls, ready: make(chan struct{}), done: make(chan struct{})}
 	if err := m.start(sec); err != nil {
 		ls.close()
 		return nil, err
@@ -92,22 +104,44 @@ func (m *Member) start(sec security) error {
 		return err
 	}
 	o.Registerer = registry
+	gate, err := server.NewGate(o)
+	if err != nil {
+		return err
+	}
 	// Members that are born together ask each other before they have opened their
 	// directories: they must be told at once that there is nothing here yet.
-	peers, web := lateHandler{before: http.StatusNotFound}, lateHandler{before: http.StatusServiceUnavailable}
-	m.servePeers(&peers)
-	if m.Server, err = server.New(o); err != nil {
+	m.peers.before, m.web.before, m.metrics.before = http.StatusNotFound, http.StatusServiceUnavailable, http.StatusServiceUnavailable
+	m.peers.set(gate.PeerHandler())
+	m.servePeers(&m.peers)
+	var why *server.Held
+	err = gate.Pass(context.Background())
+	switch {
+	case errors.As(err, &why):
+		err = m.holdAt(gate, o, registry, *why)
+	case err == nil:
+		err = m.enter(gate, registry)
+	}
+	if err != nil {
+		gate.Close()
 		m.closeServers()
 		return err
 	}
-	m.front = rpc.New(m.frontOptions(&web, registry))
+	m.serveClients()
+	m.serveMetrics()
+	return nil
+}
+
+// enter opens and runs the member that the gate has let in.
+func (m *Member) enter(gate *server.Gate, registry *prometheus.Registry) error {
+	srv, err := gate.Open()
+	if err != nil {
+		return err
+	}
+	m.rpc = rpc.New(m.frontOptions(srv, registry))
 	if m.gateway, err = m.dialSelf(); err != nil {
 		return err
 	}
-	handlers := httpapi.Options{
-		Member: m.Server, Gatherer: registry, Registerer: registry, Pprof: m.cfg.EnablePprof || m.cfg.LogLevel == "debug",
-		CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist, Product: Version,
-	}
+	handlers := m.handlerOptions(srv, registry)
 	if m.cfg.EnableGateway {
 		handlers.Gateway = m.gateway
 	}
@@ -115,12 +149,37 @@ func (m *Member) start(sec security) error {
 	if err != nil {
 		return err
 	}
-	web.set(h)
-	peers.set(m.Server.PeerHandler())
-	m.Server.Start()
-	m.serveClients(h)
-	m.serveMetrics(httpapi.NewMetrics(handlers))
+	m.peers.set(srv.PeerHandler())
+	srv.Start()
+	m.srv.Store(srv)
+	m.web.set(h)
+	m.metrics.set(httpapi.NewMetrics(handlers))
+	m.front.Store(&front{m.rpc.Serve})
+	m.wg.Go(func() {
+		select {
+		case <-srv.Ready():
+			close(m.ready)
+			<-srv.Done()
+		case <-srv.Done():
+		}
+		m.end(srv.Err())
+	})
 	return nil
+}
+
+// end says that the member no longer serves.
+func (m *Member) end(err error) {
+	m.endOnce.Do(func() {
+		m.err = err
+		close(m.done)
+	})
+}
+
+func (m *Member) handlerOptions(of httpapi.Member, registry *prometheus.Registry) httpapi.Options {
+	return httpapi.Options{
+		Member: of, Gatherer: registry, Registerer: registry, Pprof: m.cfg.EnablePprof || m.cfg.LogLevel == "debug",
+		CORS: m.cfg.CORS, HostWhitelist: m.cfg.HostWhitelist, Product: Version,
+	}
 }
 
 // lateHandler is a handler that is known only after what needs it: the gateway
@@ -141,15 +200,19 @@ func (l *lateHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.Error(w, "starting", l.before)
 }
 
-func (m *Member) frontOptions(web http.Handler, registry prometheus.Registerer) rpc.Options {
+func (m *Member) frontOptions(srv *server.Server, registry prometheus.Registerer) rpc.Options {
 	gates, _ := m.cfg.Gates() // checked by Validate
 	streams := m.cfg.MaxStreams
 	if streams == 1<<32-1 {
 		streams = 0
 	}
+	interval := m.cfg.KeepAliveInterval
+	if interval == 0 {
+		interval = -1 // the flag's zero turns it off
+	}
 	return rpc.Options{
-		Server: m.Server, HTTP: web, MaxConcurrentStreams: streams,
-		KeepaliveMinTime: m.cfg.KeepAliveMinTime, KeepaliveInterval: m.cfg.KeepAliveInterval, KeepaliveTimeout: m.cfg.KeepAliveTimeout,
+		Server: srv, HTTP: &m.web, MaxConcurrentStreams: streams,
+		KeepaliveMinTime: m.cfg.KeepAliveMinTime, KeepaliveInterval: interval, KeepaliveTimeout: m.cfg.KeepAliveTimeout,
 		ClientCertAuth: m.cfg.ClientTLS.ClientCertAuth || m.cfg.ClientTLS.TrustedCA != "",
 		WarnUnary:      m.cfg.WarnUnary, Extensive: m.cfg.Metrics == "extensive",
 		StopOnDefrag: gates["StopGRPCServiceOnDefrag"], Logger: m.lg, Registerer: registry,
@@ -163,7 +226,7 @@ func (m *Member) dialSelf() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1), grpc.MaxCallSendMsgSize(1<<31-1)),
 		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
 			ours, theirs := net.Pipe()
-			m.wg.Go(func() { m.front.Serve(theirs, nil) })
+			m.wg.Go(func() { m.rpc.Serve(theirs, nil) })
 			return ours, nil
 		}))
 }
@@ -176,12 +239,24 @@ func (m *Member) servePeers(handler http.Handler) {
 	}
 }
 
-func (m *Member) serveClients(h http.Handler) {
-	web := &http.Server{Handler: h, ErrorLog: zap.NewStdLog(zap.NewNop()), ReadHeaderTimeout: sniffTimeout}
+// settle keeps clients with the other members until this one can answer them: they
+// share their requests out among all that they are connected to, and those that come
+// here would wait until it has found the leader.
+func (m *Member) settle() {
+	if srv := m.srv.Load(); srv != nil {
+		srv.Settle(context.Background())
+	}
+}
+
+func (m *Member) serveClients() {
+	web := &http.Server{Handler: &m.web, ErrorLog: zap.NewStdLog(zap.NewNop()), ReadHeaderTimeout: sniffTimeout}
 	for _, l := range m.ls.clients {
-		s := newSplitter(l, m.front.Serve)
+		s := newSplitter(l, func(c net.Conn, head []byte) { m.front.Load().serve(c, head) })
 		m.splits = append(m.splits, s)
-		m.wg.Go(s.run)
+		m.wg.Go(func() {
+			m.settle()
+			s.run()
+		})
 		if len(m.ls.http) == 0 {
 			m.serveHTTP(web, s)
 		} else {
@@ -209,8 +284,8 @@ func (m *Member) logServing(l listener, traffic string) {
 	m.lg.Info("serving client traffic insecurely; this is strongly discouraged!", zap.String("traffic", traffic), zap.String("address", l.Addr().String()))
 }
 
-func (m *Member) serveMetrics(h http.Handler) {
-	web := &http.Server{Handler: h, ErrorLog: zap.NewStdLog(zap.NewNop()), ReadHeaderTimeout: sniffTimeout}
+func (m *Member) serveMetrics() {
+	web := &http.Server{Handler: &m.metrics, ErrorLog: zap.NewStdLog(zap.NewNop()), ReadHeaderTimeout: sniffTimeout}
 	for _, l := range m.ls.metrics {
 		m.serveHTTP(web, l)
 	}
@@ -226,10 +301,20 @@ func (m *Member) serveHTTP(h *http.Server, l net.Listener) {
 }
 
 // Ready is closed when the member has published itself to its cluster.
-func (m *Member) Ready() <-chan struct{} { return m.Server.Ready() }
+func (m *Member) Ready() <-chan struct{} { return m.ready }
 
 // Done is closed when the member has stopped serving, by itself or by Close.
-func (m *Member) Done() <-chan struct{} { return m.Server.Done() }
+func (m *Member) Done() <-chan struct{} { return m.done }
+
+// Err tells, after Done is closed, why the member stopped by itself: nil after Close,
+// server.ErrRemoved when it is no longer in its cluster.
+func (m *Member) Err() error {
+	<-m.done
+	return m.err
+}
+
+// Server is the member itself, nil as long as it is not let into its cluster.
+func (m *Member) Server() *server.Server { return m.srv.Load() }
 
 // ClientAddrs are the addresses clients reach the member at.
 func (m *Member) ClientAddrs() []net.Addr {
@@ -259,18 +344,32 @@ func (m *Member) Close() error {
 func (m *Member) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	if err := m.Server.HandOver(ctx); err != nil {
-		m.lg.Warn("leadership was not handed over", zap.Error(err))
+	if m.held != nil {
+		m.held.cancel()
+		<-m.held.done
 	}
-	m.front.EndStreams()
+	srv := m.srv.Load()
+	if srv != nil {
+		if err := srv.HandOver(ctx); err != nil {
+			m.lg.Warn("leadership was not handed over", zap.Error(err))
+		}
+		m.rpc.EndStreams()
+	}
 	for _, l := range append(append([]listener{}, m.ls.clients...), m.ls.http...) {
 		_ = l.Close()
 	}
-	short, done := context.WithTimeout(ctx, closeTimeout)
-	defer done()
-	_ = m.gateway.Close()
-	_ = m.front.Shutdown(short)
-	err := m.Server.Stop(ctx)
+	var err error
+	if srv != nil {
+		short, done := context.WithTimeout(ctx, closeTimeout)
+		defer done()
+		_ = m.gateway.Close()
+		_ = m.rpc.Shutdown(short)
+		err = srv.Stop(ctx)
+	} else {
+		m.held.gate.Close()
+		m.held.front.Stop()
+		m.end(nil)
+	}
 	m.closeServers()
 	for _, s := range m.splits {
 		s.close()

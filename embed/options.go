@@ -27,6 +27,7 @@ func (m *Member) serverOptions(sec security) (server.Options, error) {
 		Name: c.Name, DataDir: c.ResolvedDataDir(), WALDir: c.WALDir,
 		PeerURLs: texts(c.AdvertisePeerURLs), ClientURLs: texts(c.AdvertiseClientURLs),
 		InitialCluster: peers, InitialClusterToken: c.ClusterToken,
+		BirthRecord: c.ResolvedBirthRecord(), BirthArchive: c.BirthArchive, OnDataLoss: c.OnDataLoss,
 		JoinExisting: c.ClusterState == "existing", ForceNewCluster: c.ForceNewCluster,
 		Tick: time.Duration(c.TickMs) * time.Millisecond, ElectionTicks: int(c.ElectionMs / c.TickMs),
 		NoElectionTickAdvance: !c.TickAdvance, NoPreVote: !c.PreVote,
@@ -38,11 +39,14 @@ func (m *Member) serverOptions(sec security) (server.Options, error) {
 		CompactionBatch: c.CompactionBatch, CompactionPause: c.CompactionSleep,
 		NoStrictReconfigCheck: !c.StrictReconfigCheck, MaxLearners: c.MaxLearners,
 		AuthToken: c.AuthToken, BcryptCost: int(c.BcryptCost), AuthTokenTTL: time.Duration(c.AuthTokenTTL) * time.Second,
-		CorruptCheckTime: c.CorruptCheckTime, InitialCorruptCheck: gates["InitialCorruptCheck"],
+		CorruptCheckTime: c.CorruptCheckTime, CorruptAlarm: c.AsksForCorruptAlarm(), InitialCorruptCheck: gates["InitialCorruptCheck"],
 		CompactHashCheck: gates["CompactHashCheck"], CompactHashCheckTime: c.CompactHashCheckTime,
 		LeaseCheckpoint: gates["LeaseCheckpoint"], LeaseCheckpointPersist: gates["LeaseCheckpointPersist"],
 		WatchProgressInterval: c.WatchProgress, DowngradeCheckTime: c.DowngradeCheckTime, WarnApply: c.WarnApply,
 		EmulateVersion: c.EmulateVersion, PeerTLS: dial, Logger: m.lg,
+	}
+	if o.ClientTLS, err = sec.dialClients(c); err != nil {
+		return o, err
 	}
 	if c.DefragThresholdMB > 0 {
 		return o, fmt.Errorf("--bootstrap-defrag-threshold-megabytes is not served by this build of Theseus: leave it out, space is given back online by `theseus ctl defrag`")

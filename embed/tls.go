@@ -84,3 +84,16 @@ func (s security) dialConfig(c *config.Config) (*tls.Config, error) {
 	}
 	return cfg, nil
 }
+
+// dialClients is what the member shows and demands when it dials the client ports of
+// other members; nil when clients speak plain HTTP.
+func (s security) dialClients(c *config.Config) (*tls.Config, error) {
+	if s.client.Empty() && !c.ClientTLS.Auto && c.ClientTLS.TrustedCA == "" {
+		return nil, nil
+	}
+	cfg, err := s.client.ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("client certificates: %w", err)
+	}
+	return cfg, nil
+}

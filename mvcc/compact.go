@@ -53,6 +53,7 @@ func (s *Store) CompactStep(max int) (more bool) {
 	if len(w.queue) == 0 {
 		return false
 	}
+	s.torn.Store(w.queue[0])
 	done := s.sweepKeys(w.queue[0], max, max*looksPerRecord)
 	for _, e := range w.gone {
 		s.tree.remove(e.key)
@@ -152,6 +153,7 @@ func (s *Store) finishSweep() {
 	w := &s.sweep
 	rev := w.queue[0]
 	s.b.Put(metaBucket, finishedKey, mainKey(rev))
+	s.compactHashes.finish(rev)
 	w.queue = w.queue[1:]
 	w.from = ""
 	s.under.Store(-1)

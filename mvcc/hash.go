@@ -22,10 +22,17 @@ var hashOfNothing = crc32.Checksum([]byte(keyBucket), castagnoli)
 
 // HashKV hashes the records up to rev (0: the current revision) so that members
 // with the same data and the same compacted revision get the same, however far
-// each has come with removing what is compacted. It fails with api.ErrFutureRev
-// or api.ErrCompacted. Any goroutine may call it; the writer goes on meanwhile.
+// each has come with removing what is compacted. At the revision of a compaction
+// that HashCompaction was asked of, it answers what that gave, also when it is older
+// than the compacted revision by now, as etcd does since 3.5.5. It fails with
+// api.ErrFutureRev or api.ErrCompacted. Any goroutine may call it; the writer goes
+// on meanwhile.
 func (s *Store) HashKV(rev int64) (Hash, error) {
 	for {
+		if h, ok := s.compactHashes.get(rev); ok {
+			h.Revision = s.rev.Load()
+			return h, nil
+		}
 		h := Hash{CompactRevision: s.compacted.Load(), HashRevision: rev, Revision: s.rev.Load()}
 		switch {
 		case rev == 0:
@@ -38,7 +45,7 @@ func (s *Store) HashKV(rev int64) (Hash, error) {
 		case rev > h.Revision:
 			return h, api.ErrFutureRev
 		}
-		sum, err := s.hashRecords(h.HashRevision, h.CompactRevision)
+		sum, err := s.hashRecords(h.HashRevision, h.CompactRevision, s.tree.count(&everything, h.HashRevision) == 0)
 		if s.compacted.Load() == h.CompactRevision {
 			h.Hash = sum
 			return h, err
@@ -51,8 +58,9 @@ func (s *Store) HashKV(rev int64) (Hash, error) {
 // are not held for long.
 const hashPiece = 10_000
 
-// hashRecords hashes the records up to rev, of a store compacted at compacted.
-func (s *Store) hashRecords(rev, compacted int64) (uint32, error) {
+// hashRecords hashes the records up to rev, of a store compacted at compacted. bare
+// tells that a compaction at rev would keep nothing.
+func (s *Store) hashRecords(rev, compacted int64, bare bool) (uint32, error) {
 	h := hasher{
 		s: s, rev: rev, compacted: compacted,
 		sum: hashOfNothing,
@@ -62,7 +70,7 @@ func (s *Store) hashRecords(rev, compacted int64) (uint32, error) {
 		// left out then too, so that its pace makes no difference.
 		base: rev,
 	}
-	if s.tree.count(&everything, rev) == 0 {
+	if bare {
 		h.base = compacted
 	}
 	for from := []byte(nil); ; from = h.next {

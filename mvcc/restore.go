@@ -41,6 +41,7 @@ func (s *Store) restoreMarks(v *backend.View) error {
 	s.compacted.Store(max(finished, scheduled))
 	if scheduled > finished {
 		s.schedule(scheduled)
+		s.torn.Store(scheduled) // it may have removed some in the life before
 	}
 	return nil
 }

@@ -33,6 +33,10 @@ type Store struct {
 	compacted atomic.Int64 // -1: never
 	// under and finished are the compaction at work and the last one done; -1: none.
 	under, finished atomic.Int64
+	// torn is the compaction that has begun to remove records, so that it is too late
+	// to hash what it finds.
+	torn          atomic.Int64
+	compactHashes compactHashes
 	// tight is set while memory is short: readers then note which values they use.
 	tight atomic.Bool
 
@@ -54,6 +58,7 @@ func Open(b *backend.Backend, o Options) (*Store, error) {
 	s.compacted.Store(-1)
 	s.under.Store(-1)
 	s.finished.Store(-1)
+	s.torn.Store(-1)
 	if err := b.CreateBuckets(keyBucket, metaBucket); err != nil {
 		return nil, err
 	}

@@ -34,6 +34,11 @@ type Core struct {
 	// not know of writes that it has acknowledged in an earlier life.
 	reads []raftpb.Message
 
+	// Until this tick, or until there is another leader than this one, nothing is
+	// forwarded (see Hold).
+	quiet     uint64
+	quietLead uint64
+
 	lead, term uint64 // as last told by Work
 }
 
@@ -187,7 +192,7 @@ func (c *Core) Waiting() (n, bytes int) { return len(c.waiting), c.waitingBytes 
 func (c *Core) Flush() (n int) {
 	for len(c.waiting) > 0 {
 		b := c.rn.BasicStatus()
-		if b.Lead == raft.None || b.LeadTransferee != raft.None {
+		if b.Lead == raft.None || b.LeadTransferee != raft.None || c.quietNow(b) {
 			break
 		}
 		took, ok := c.proposeSome(b.RaftState == raft.StateLeader)
@@ -197,6 +202,17 @@ func (c *Core) Flush() (n int) {
 		n += took
 	}
 	return n
+}
+
+// Hold keeps proposals here for some ticks, or until there is another leader: the
+// present one is about to hand over. A leader of etcd drops what is forwarded to it
+// meanwhile, and whether it did nobody can tell.
+func (c *Core) Hold(ticks int) {
+	c.quiet, c.quietLead = c.tick+uint64(ticks), c.rn.BasicStatus().Lead
+}
+
+func (c *Core) quietNow(b raft.BasicStatus) bool {
+	return c.tick < c.quiet && b.Lead == c.quietLead && b.RaftState != raft.StateLeader
 }
 
 func (c *Core) proposeSome(leader bool) (n int, ok bool) {

@@ -77,6 +77,42 @@ func TestCommitIndexesAreNotSentTwice(t *testing.T) {
 	}
 }
 
+// TestHold: proposals stay here while the leader is about to hand over, until there is
+// another leader or the time is over.
+func TestHold(t *testing.T) {
+	c, _, err := NewCore(Options{ID: 1, Peers: peersOf(1, 2, 3)})
+	must(t, err)
+	follow := func(lead, term uint64) {
+		must(t, c.Step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: lead, To: 1, Term: term}))
+	}
+	proposed := func() int {
+		c.Propose(raftpb.Entry{Data: []byte("x")})
+		return c.Flush()
+	}
+	follow(2, 5)
+	if n := proposed(); n != 1 {
+		t.Errorf("%d forwarded", n)
+	}
+	c.Hold(3)
+	if n := proposed(); n != 0 {
+		t.Errorf("%d forwarded to a leader that hands over", n)
+	}
+	follow(3, 6)
+	if n := proposed(); n != 2 {
+		t.Errorf("%d forwarded to the new leader, not both", n)
+	}
+	c.Hold(3)
+	for range 3 {
+		if n := proposed(); n != 0 {
+			t.Errorf("%d forwarded", n)
+		}
+		c.Tick()
+	}
+	if n := proposed(); n != 4 {
+		t.Errorf("%d forwarded when nothing had come of it, not 4", n)
+	}
+}
+
 // TestOverwrittenTails: appends that wait together may take back one another.
 func TestOverwrittenTails(t *testing.T) {
 	ents := func(term uint64, from, to uint64) (out []raftpb.Entry) {

@@ -259,6 +259,10 @@ func (n *Node) Step(m raftpb.Message) error {
 // Proposals are held meanwhile.
 func (n *Node) TransferLeader(to uint64) { n.inbox.call(func(c *Core) { c.TransferLeader(to) }) }
 
+// Hold keeps proposals here until there is another leader, for some ticks at most:
+// call it before the present one, another member, hands over.
+func (n *Node) Hold(ticks int) { n.inbox.call(func(c *Core) { c.Hold(ticks) }) }
+
 // Campaign begins an election.
 func (n *Node) Campaign() {
 	n.inbox.call(func(c *Core) {

@@ -274,7 +274,8 @@ func (h *service) hashKV(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	a, err := h.s.PeerHashKV(ctx, req.Revision)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, err.Error()) // callers look for the text of a compacted or future revision
+		// Callers look for the text of a compacted or future revision, which has no prefix here.
+		refuse(w, http.StatusBadRequest, strings.TrimPrefix(err.Error(), "etcdserver: "))
 		return
 	}
 	h.writeJSON(w, hashAnswer{

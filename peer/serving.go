@@ -110,7 +110,10 @@ func (t *Transport) servePost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t.remember(r)
-	b, err := readBody(r.Body, maxFrameBytes)
+	b, err := []byte(nil), errFrameSize
+	if r.ContentLength <= maxFrameBytes { // what says itself that it is too long is not read
+		b, err = readAnnounced(r.Body, r.ContentLength, maxFrameBytes)
+	}
 	if err != nil {
 		t.metrics.receivedFailures.WithLabelValues(t.label(0)).Inc()
 		refuse(w, http.StatusBadRequest, "error reading raft message")
@@ -174,6 +177,25 @@ func flush(w http.ResponseWriter) {
 	if f, ok := w.(http.Flusher); ok {
 		f.Flush()
 	}
+}
+
+// firstRead is how much of a body must be there before room is made for all that was
+// announced.
+const firstRead = 1 << 20
+
+// readAnnounced is readBody for one of a known length, -1 if it is not: it makes room
+// once, where growing step by step would leave twice as much behind as garbage.
+func readAnnounced(r io.Reader, length, limit int64) ([]byte, error) {
+	if length <= firstRead {
+		return readBody(r, limit)
+	}
+	head := make([]byte, firstRead)
+	if _, err := io.ReadFull(r, head); err != nil {
+		return nil, err
+	}
+	b := make([]byte, length)
+	_, err := io.ReadFull(r, b[copy(b, head):])
+	return b, err
 }
 
 // readBody reads at most limit bytes, as they come.

@@ -227,5 +227,23 @@ func (f *Front) watchLeader() {
 	}
 }
 
+// watchFence ends the watches and all other streams when the member is fenced.
+func (f *Front) watchFence() {
+	for {
+		went, _ := f.srv.Fenced()
+		select {
+		case <-went:
+		case <-f.done:
+			return
+		}
+		f.streams.interrupt(api.ErrFenced, false)
+		select { // until the fence is down, look again
+		case <-time.After(leaderPoll):
+		case <-f.done:
+			return
+		}
+	}
+}
+
 // leaderPoll is how often streams that were opened without a leader are looked for.
 const leaderPoll = 100 * time.Millisecond

@@ -92,6 +92,7 @@ func New(o Options) *Front {
 	f.metrics.resolve(f.h2)
 	f.srv.AroundAnswers(f.h2.Hold, f.h2.Release)
 	f.spawn(f.watchLeader)
+	f.spawn(f.watchFence)
 	return f
 }
 

@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -210,10 +211,57 @@ func FuzzTxn(f *testing.F) {
 		if err != nil && err != api.ErrDuplicateKey {
 			return // refused before conflicts are looked for
 		}
-		if want := dumbConflict(r.Success) || dumbConflict(r.Failure); want != (err != nil) {
+		then, ok := paths(r.Success)
+		otherwise, fine := paths(r.Failure)
+		if !ok || !fine {
+			return // too many for a dumb look
+		}
+		if want := dumbConflict(r.Success) || dumbConflict(r.Failure) || dumbKeeps(then) || dumbKeeps(otherwise); want != (err != nil) {
 			t.Errorf("%v: %v, but conflict %v", &r, err, want)
 		}
 	})
+}
+
+// paths are all the ways in which operations can be done: one list for each choice of
+// branches; false if there are very many.
+func paths(list ops) ([]ops, bool) {
+	all := []ops{nil}
+	for _, op := range list {
+		next := []ops{{op}}
+		if t := op.GetRequestTxn(); t != nil {
+			then, ok := paths(t.Success)
+			otherwise, fine := paths(t.Failure)
+			if next = append(then, otherwise...); !ok || !fine || len(next)*len(all) > 1000 {
+				return nil, false
+			}
+		}
+		var longer []ops
+		for _, a := range all {
+			for _, b := range next {
+				longer = append(longer, append(slices.Clip(a), b...))
+			}
+		}
+		all = longer
+	}
+	return all, true
+}
+
+// dumbKeeps looks for a put that keeps what a delete "from this key on" has deleted.
+func dumbKeeps(all []ops) bool {
+	for _, path := range all {
+		for i, op := range path {
+			p := op.GetRequestPut()
+			if p == nil || !p.IgnoreValue && !p.IgnoreLease {
+				continue
+			}
+			for _, before := range path[:i] {
+				if d := before.GetRequestDeleteRange(); d != nil && string(d.RangeEnd) == "\x00" && string(p.Key) >= string(d.Key) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // dumbConflict is changesOf without sets: it collects puts and deletes in lists.

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/metadata"
 
 	"theseus/api"
 	"theseus/internal/h2"
@@ -48,6 +49,11 @@ func (s *maintenanceService) HashKV(ctx context.Context, r *pb.HashKVRequest) (*
 
 // MoveLeader implements pb.MaintenanceServer.
 func (s *maintenanceService) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	if md, _ := metadata.FromIncomingContext(ctx); len(md.Get(api.TransferAhead)) > 0 {
+		if err := s.f.srv.ExpectTransfer(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return s.f.srv.MoveLeader(ctx, r)
 }
 

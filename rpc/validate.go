@@ -50,11 +50,53 @@ func checkTxn(r *pb.TxnRequest, maxOps int) error {
 	if err := checkTxnOps(r, maxOps); err != nil {
 		return err
 	}
-	if _, err := changesOf(r.Success); err != nil {
-		return err
+	for _, branch := range [2][]*pb.RequestOp{r.Success, r.Failure} {
+		if _, err := changesOf(branch); err != nil {
+			return err
+		}
+		if _, err := keepsNothing(branch, nil); err != nil {
+			return err
+		}
 	}
-	_, err := changesOf(r.Failure)
-	return err
+	return nil
+}
+
+// keepsNothing refuses a put that keeps the value or lease of a key which an operation
+// before it has deleted by "from this key on". For real members such an interval is
+// empty when they look for duplicate keys, all keys when they delete, and the put is
+// then an error that ends each of them, again at every start. deleted is the lowest key
+// from which on all are gone, nil if there is none.
+func keepsNothing(ops []*pb.RequestOp, deleted []byte) (_ []byte, err error) {
+	lower := func(key []byte) {
+		if deleted == nil || bytes.Compare(key, deleted) < 0 {
+			deleted = key
+		}
+	}
+	for _, op := range ops {
+		switch x := op.GetRequest().(type) {
+		case *pb.RequestOp_RequestDeleteRange:
+			if d := x.RequestDeleteRange; len(d.RangeEnd) == 1 && d.RangeEnd[0] == 0 {
+				lower(d.Key)
+			}
+		case *pb.RequestOp_RequestPut:
+			p := x.RequestPut
+			if (p.IgnoreValue || p.IgnoreLease) && deleted != nil && bytes.Compare(p.Key, deleted) >= 0 {
+				return nil, api.ErrDuplicateKey
+			}
+		case *pb.RequestOp_RequestTxn:
+			before := deleted
+			for _, branch := range [2][]*pb.RequestOp{x.RequestTxn.Success, x.RequestTxn.Failure} {
+				after, err := keepsNothing(branch, before)
+				if err != nil {
+					return nil, err
+				}
+				if after != nil {
+					lower(after)
+				}
+			}
+		}
+	}
+	return deleted, nil
 }
 
 func checkTxnOps(r *pb.TxnRequest, maxOps int) error {

@@ -112,6 +112,14 @@ func TestCheckTxn(t *testing.T) {
 		{"between joined deletes", &pb.TxnRequest{Success: ops{del("a", "c"), del("b", "d"), put("c")}}, api.ErrDuplicateKey},
 		{"empty interval", &pb.TxnRequest{Success: ops{del("b", "a"), put("a"), put("b")}}, nil},
 		{"from key on", &pb.TxnRequest{Success: ops{del("b", "\x00"), put("c")}}, nil},
+		{"keeps what is deleted", &pb.TxnRequest{Success: ops{del("b", "\x00"), keep("c")}}, api.ErrDuplicateKey},
+		{"keeps what all deletes", &pb.TxnRequest{Failure: ops{del("\x00", "\x00"), put("a"), keep("c")}}, api.ErrDuplicateKey},
+		{"keeps a lease", &pb.TxnRequest{Success: ops{del("b", "\x00"), opPut(&pb.PutRequest{Key: []byte("b"), IgnoreLease: true})}}, api.ErrDuplicateKey},
+		{"keeps what is below", &pb.TxnRequest{Success: ops{del("b", "\x00"), keep("a")}}, nil},
+		{"keeps before", &pb.TxnRequest{Success: ops{keep("c"), del("b", "\x00")}}, nil},
+		{"keeps in the other branch", &pb.TxnRequest{Success: ops{txnOp(ops{del("b", "\x00")}, ops{keep("c")})}}, nil},
+		{"keeps after a branch", &pb.TxnRequest{Success: ops{txnOp(nil, ops{del("b", "\x00")}), keep("c")}}, api.ErrDuplicateKey},
+		{"keeps in a branch", &pb.TxnRequest{Success: ops{del("b", "\x00"), txnOp(nil, ops{keep("c")})}}, api.ErrDuplicateKey},
 		{"nested puts, nested deletes", &pb.TxnRequest{Success: ops{txnOp(ops{put("a")}, nil), txnOp(ops{del("a", "")}, nil)}}, nil},
 		{"nested deletes, nested puts", &pb.TxnRequest{Success: ops{txnOp(ops{del("a", "")}, nil), txnOp(ops{put("a")}, nil)}}, api.ErrDuplicateKey},
 		{"put, nested delete", &pb.TxnRequest{Success: ops{put("a"), txnOp(ops{del("a", "")}, nil)}}, api.ErrDuplicateKey},
@@ -126,6 +134,11 @@ func TestCheckTxn(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
+}
+
+// keep is a put that keeps the value.
+func keep(key string) *pb.RequestOp {
+	return opPut(&pb.PutRequest{Key: []byte(key), IgnoreValue: true})
 }
 
 // randomOps makes operations over few keys, so that they collide often.

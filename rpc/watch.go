@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/status"
 
+	"theseus/api"
 	"theseus/internal/h2"
 )
 
@@ -28,6 +29,9 @@ type watchers interface {
 // are taken by a goroutine beside it. A client that has closed its side keeps its
 // watchers.
 func (f *Front) watch(ctx context.Context, s *h2.Stream) error {
+	if _, now := f.srv.Fenced(); now {
+		return api.ErrFenced
+	}
 	var w watchers = f.srv.WatchHub().NewStream()
 	ctx, cancel := context.WithCancelCause(ctx)
 	received := make(chan struct{})

@@ -30,6 +30,8 @@ type applier struct {
 // wants to know: watchers, the proposers that wait, readers.
 func (a *applier) Apply(ents []raftpb.Entry, change func(raftpb.ConfChange) raftpb.ConfState) (int, error) {
 	s := a.s
+	ents = s.valve.pass(ents)
+	defer s.valve.leave()
 	st := s.store.Load()
 	s.writer.Lock()
 	st.mach.Begin()
@@ -134,6 +136,9 @@ func (a *applier) Flush() error {
 // Snapshot describes the state as of the applied index.
 func (a *applier) Snapshot(stream bool) (raftpb.Snapshot, io.ReadCloser, int64, error) {
 	s := a.s
+	if err := s.fenceError(); err != nil && stream {
+		return raftpb.Snapshot{}, nil, 0, err // nobody shall have our data
+	}
 	st, err := s.acquire()
 	if err != nil {
 		return raftpb.Snapshot{}, nil, 0, err
@@ -164,6 +169,8 @@ func (a *applier) Snapshot(stream bool) (raftpb.Snapshot, io.ReadCloser, int64, 
 // has been received as a .snap.db, its raft part is durable.
 func (a *applier) ApplySnapshot(shot raftpb.Snapshot) error {
 	s := a.s
+	s.valve.passAll()
+	defer s.valve.leave()
 	s.metrics.applyingSnapshot.Inc()
 	defer s.metrics.applyingSnapshot.Dec()
 	index := shot.Metadata.Index

@@ -174,24 +174,3 @@ func TestDowngrade(t *testing.T) {
 	m.start()
 	c.eventually("3.7 again", is("3.7.0", "3.7.0"))
 }
-
-// TestCorruptCheck lets a follower hold something else than the others.
-func TestCompactHashCheck(t *testing.T) {
-	c := newCluster(t, 3, func(_ int, o *Options) {
-		o.CompactHashCheck, o.CompactHashCheckTime, o.CorruptCheckTime = true, 20*time.Millisecond, 20*time.Millisecond
-	})
-	lead := c.leader()
-	for range 20 {
-		lead.put("a", "x")
-	}
-	_, err := lead.Compact(lead.context(), &pb.CompactionRequest{Revision: 10, Physical: true})
-	must(t, err)
-	c.eventually("a check", func() bool {
-		lead.compactHashes.mu.Lock()
-		defer lead.compactHashes.mu.Unlock()
-		return lead.compactHashes.checked == 10
-	})
-	if len(lead.Alarms()) != 0 {
-		t.Errorf("alarms without corruption: %v", lead.Alarms())
-	}
-}

@@ -35,72 +35,94 @@ type birth struct {
 
 // New opens the member's directory, or makes it, and decides what the member is:
 // the first of a new cluster, one that joins, or one that restarts. An error says
-// what is wrong and what to do next; nothing on disk has changed then.
+// what is wrong and what to do next; nothing on disk has changed then. A Gate asks
+// more before it does the same.
 func New(o Options) (*Server, error) {
 	o, err := o.normalize()
 	if err != nil {
 		return nil, err
 	}
+	return open(o, nil)
+}
+
+// open is New; in is the cluster that a gate has found this member in, nil if there was
+// no gate or the flags say it.
+func open(o Options, in *membership) (*Server, error) {
 	s, err := newServer(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.boot(); err != nil {
+	if err := s.boot(in); err != nil {
 		s.abandon()
 		return nil, err
 	}
 	return s, nil
 }
 
+// newAsker makes what can ask other members.
+func newAsker(o Options) (a asker, cancel context.CancelFunc, err error) {
+	a = asker{o: o, log: o.Logger, version: version.Current}
+	if o.EmulateVersion != "" {
+		if a.version, err = version.Parse(o.EmulateVersion); err != nil {
+			return a, nil, fmt.Errorf("emulate version: %w", err)
+		}
+		if version.Current.Less(a.version) || a.version.Less(version.V3_4) {
+			return a, nil, fmt.Errorf("emulate version %s: this server can be any etcd from %s to %s", a.version, version.V3_4.MinorString(), version.Current)
+		}
+	}
+	a.ctx, cancel = context.WithCancel(context.Background())
+	a.client = peer.NewClient(o.PeerTLS, o.dialTimeout())
+	return a, cancel, nil
+}
+
 // newServer makes what needs no storage.
 func newServer(o Options) (*Server, error) {
 	s := &Server{
-		o: o, log: o.Logger, version: version.Current, pending: newPending(), reads: newReads(),
+		pending: newPending(), reads: newReads(),
 		lead: newLeadership(time.Now()), lessor: newLessor(time.Now, o.LeaseCheckpoint),
-		compaction: newCompaction(), versions: newVersions(),
+		compaction: newCompaction(), versions: newVersions(), valve: newValve(), fence: newFence(),
 		nodeDone: make(chan struct{}), done: make(chan struct{}), ready: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error
-	if o.EmulateVersion != "" {
-		if s.version, err = version.Parse(o.EmulateVersion); err != nil {
-			return nil, fmt.Errorf("emulate version: %w", err)
-		}
-		if version.Current.Less(s.version) || s.version.Less(version.V3_4) {
-			return nil, fmt.Errorf("emulate version %s: this server can be any etcd from %s to %s", s.version, version.V3_4.MinorString(), version.Current)
-		}
-	}
 	if s.tokens, err = newTokens(o.AuthToken, o.AuthTokenTTL); err != nil {
 		return nil, err
 	}
 	if s.compactor, err = newCompactor(o.CompactionMode, o.CompactionRetention); err != nil {
 		return nil, err
 	}
-	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if s.asker, s.cancel, err = newAsker(o); err != nil {
+		return nil, err
+	}
 	s.metrics = newMetrics(o.Registerer)
-	s.client = peer.NewClient(o.PeerTLS, o.dialTimeout())
 	return s, nil
 }
 
 func (o Options) dialTimeout() time.Duration { return time.Second + o.electionTimeout()/5 }
 
 // boot decides, opens and wires. What it has opened when it fails is closed by abandon.
-func (s *Server) boot() error {
+func (s *Server) boot(in *membership) error {
 	if err := s.checkDataDir(); err != nil {
 		return err
 	}
 	var b birth
 	var err error
+	how := bornJoined
 	switch exists := wal.Exists(s.o.FS, s.o.WALDir); {
 	case exists:
+		how = bornOpened
 		b, err = s.restart()
+	case in != nil:
+		b, err = s.joinAs(*in)
 	case s.o.JoinExisting:
 		b, err = s.join()
 	default:
+		how = bornFounded
 		b, err = s.found()
 	}
 	if err != nil {
 		return err
 	}
+	s.recordBirth(how)
 	return s.wire(b)
 }
 
@@ -220,7 +242,7 @@ func (s *Server) nodeOptions(b birth, from uint64) node.Options {
 }
 
 // checkDataDir refuses a directory that is somebody else's, before anything is made.
-func (s *Server) checkDataDir() error {
+func (s *asker) checkDataDir() error {
 	dir := s.o.DataDir
 	names, err := s.o.FS.ReadDir(dir)
 	switch {
@@ -355,7 +377,7 @@ func (s *Server) createStorage() error {
 
 // checkUnusedDB lets a database pass that a start left which ended before it had
 // a log. It only reads: a refusal changes nothing.
-func (s *Server) checkUnusedDB() error {
+func (s *asker) checkUnusedDB() error {
 	b, err := backend.Open(backend.Options{Path: s.o.dbPath(), ReadOnly: true, Logger: s.o.Logger})
 	if err != nil {
 		return err

@@ -82,6 +82,9 @@ func (s *Server) compactAll(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		if err := st.mach.KV().HashCompaction(); err != nil {
+			s.log.Warn("failed to hash before a compaction", zap.Error(err))
+		}
 		s.writer.Lock()
 		_, before := st.mach.KV().Compacting()
 		more := false
@@ -114,19 +117,6 @@ func (s *Server) compacted(st *store, rev int64, start time.Time, paused time.Du
 	s.metrics.compactPauseMillis.Observe(float64(paused.Milliseconds()))
 	s.metrics.compactLast.Set(float64(time.Now().Unix()))
 	fields := []zap.Field{zap.Int64("compact-revision", rev), zap.Duration("took", time.Since(start))}
-	if s.o.CompactHashCheck {
-		s.noteCompactHash(st, rev)
-	}
 	s.log.Info("finished scheduled compaction", append(fields, zap.Int64("current-db-size-bytes", st.be.Size()),
 		zap.Int64("current-db-size-in-use-bytes", st.be.SizeInUse()))...)
-}
-
-// noteCompactHash keeps the hash of what a compaction has left, for the leader's check.
-func (s *Server) noteCompactHash(st *store, rev int64) {
-	h, err := st.mach.KV().HashKV(rev)
-	if err != nil {
-		s.log.Warn("failed to hash after a compaction", zap.Int64("compact-revision", rev), zap.Error(err))
-		return
-	}
-	s.compactHashes.add(h)
 }

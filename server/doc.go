@@ -2,9 +2,10 @@
 // (bootstrap, join or restart), opens its storage, runs raft, applies what is
 // committed and answers what clients ask.
 //
-// Order of calls: New opens and checks everything and changes nothing on disk
-// when it refuses; the caller then serves PeerHandler on the peer addresses and
-// calls Start; requests are answered from then on. Stop hands leadership over
+// Order of calls: a Gate asks the other members whether this one may start at all
+// (see there) and calls New, or the caller does so by itself; New opens and checks
+// everything and changes nothing on disk when it refuses; the caller then serves
+// PeerHandler on the peer addresses and calls Start; requests are answered from then on. Stop hands leadership over
 // first, while requests are still served, then refuses new work, ends what is
 // open (Done is closed) and releases the directory. A crash at any moment leaves
 // a directory that New opens again.

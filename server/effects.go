@@ -61,6 +61,7 @@ func (s *Server) effect(e machine.Effect) {
 
 // termStarted makes the leader's clock count, and has the version looked at.
 func (s *Server) termStarted(term uint64) {
+	s.forsake(term, time.Now())
 	s.leadMu.Lock()
 	defer s.leadMu.Unlock()
 	if s.lead.lead.Load() != s.id || s.lead.term.Load() != term {
@@ -246,4 +247,4 @@ func bodyField(b []byte) int {
 // formatID is how ids are shown: lower-case hex without padding.
 func formatID(id uint64) string { return strconv.FormatUint(id, 16) }
 
-func (s *Server) idField(key string, id uint64) zap.Field { return zap.String(key, formatID(id)) }
+func (s *asker) idField(key string, id uint64) zap.Field { return zap.String(key, formatID(id)) }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"theseus/member"
+	"theseus/peer"
 	"theseus/version"
 )
 
@@ -32,7 +33,7 @@ const (
 
 // initialMembers checks the flags about the initial cluster and returns its members by
 // name, with sorted URLs and without ids.
-func (s *Server) initialMembers() ([]member.Member, error) {
+func (s *asker) initialMembers() ([]member.Member, error) {
 	var all []member.Member
 	owner := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(s.o.InitialCluster)) {
@@ -53,7 +54,7 @@ func (s *Server) initialMembers() ([]member.Member, error) {
 }
 
 // checkAdvertised demands that this member's URLs are the same in both flags.
-func (s *Server) checkAdvertised(initial []string) error {
+func (s *asker) checkAdvertised(initial []string) error {
 	if sameURLs(s.ctx, initial, s.o.PeerURLs) {
 		return nil
 	}
@@ -106,8 +107,18 @@ func resolved(ctx context.Context, urls []string) []string {
 	return out
 }
 
+// asker asks other members before this one is anything.
+type asker struct {
+	o      Options
+	log    *zap.Logger
+	client *peer.Client
+	ctx    context.Context // of everything that runs but raft
+	// version is what this member speaks: ours, or the one that is emulated.
+	version version.Version
+}
+
 // askMembers asks all other members at once for the membership; the first answer counts.
-func (s *Server) askMembers(all []member.Member, timeout time.Duration) ([]member.Member, uint64, error) {
+func (s *asker) askMembers(all []member.Member, timeout time.Duration) ([]member.Member, uint64, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
 	type reply struct {
@@ -153,60 +164,79 @@ func (s *Server) join() (birth, error) {
 	if err != nil {
 		return birth{}, err
 	}
-	remote, cluster, err := s.findCluster(local)
+	found, err := s.findCluster(local, 0)
 	if err != nil {
 		return birth{}, err
 	}
-	if err := s.checkCompatible(remote); err != nil {
+	return s.joinAs(found)
+}
+
+// joinAs starts this member as one of a living cluster.
+func (s *Server) joinAs(in membership) (birth, error) {
+	if err := s.checkCompatible(others(in.members, in.self)); err != nil {
 		return birth{}, err
 	}
-	s.clusterID, s.joining, s.initial = cluster, true, remote
+	s.id, s.clusterID, s.joining, s.initial = in.self, in.cluster, true, in.members
 	if err := s.create(); err != nil {
 		return birth{}, err
 	}
 	s.log.Info("starting local member", s.idField("local-member-id", s.id), s.idField("cluster-id", s.clusterID))
-	return birth{remotes: s.others(remote)}, nil
+	return birth{remotes: others(in.members, s.id)}, nil
+}
+
+// membership is a living cluster as its members tell it, with this member in it.
+type membership struct {
+	cluster uint64
+	self    uint64
+	members []member.Member
 }
 
 // findCluster asks the members for the membership until it is the one that this member
-// was told of: whoever answers first may not have applied its addition yet.
-func (s *Server) findCluster(local []member.Member) ([]member.Member, uint64, error) {
+// was told of, and has it under the id want (0: any): whoever answers first may not have
+// applied its addition yet.
+func (s *asker) findCluster(local []member.Member, want uint64) (membership, error) {
 	for start := time.Now(); ; time.Sleep(matchPause) {
 		remote, cluster, err := s.askMembers(local, membersTimeout)
 		if err != nil {
-			return nil, 0, fmt.Errorf("cannot fetch cluster info from peer urls: %w: check that the other members of --initial-cluster run and can be reached", err)
+			return membership{}, fmt.Errorf("cannot fetch cluster info from peer urls: %w: check that the other members of --initial-cluster run and can be reached", err)
 		}
-		if err = s.match(local, remote); err == nil || time.Since(start) > matchPatience {
-			return remote, cluster, err
+		id, err := s.match(local, remote)
+		if err == nil && want != 0 && id != want {
+			err = fmt.Errorf("error validating peerURLs: members do not agree on the id of this member, %s or %s: try again", formatID(want), formatID(id))
+		}
+		if err == nil || time.Since(start) > matchPatience {
+			return membership{cluster, id, remote}, err
 		}
 	}
 }
 
-func (s *Server) others(all []member.Member) []member.Member {
-	return slices.DeleteFunc(slices.Clone(all), func(m member.Member) bool { return m.ID == s.id })
+// others are all members but one.
+func others(all []member.Member, id uint64) []member.Member {
+	return slices.DeleteFunc(slices.Clone(all), func(m member.Member) bool { return m.ID == id })
 }
 
 // match finds this member among those of the living cluster: every one of them must
 // have the URLs of one of ours.
-func (s *Server) match(local, remote []member.Member) error {
+func (s *asker) match(local, remote []member.Member) (uint64, error) {
 	const next = "add this member with `member add` first, and give the --initial-cluster that it answers"
 	if len(local) != len(remote) {
-		return fmt.Errorf("error validating peerURLs: member count is unequal: --initial-cluster has %d members, the cluster %d: %s", len(local), len(remote), next)
+		return 0, fmt.Errorf("error validating peerURLs: member count is unequal: --initial-cluster has %d members, the cluster %d: %s", len(local), len(remote), next)
 	}
+	var id uint64
 	for _, r := range remote {
 		i := slices.IndexFunc(local, func(l member.Member) bool { return sameURLs(s.ctx, l.PeerURLs, r.PeerURLs) })
 		if i < 0 {
-			return fmt.Errorf("error validating peerURLs: unmatched member while checking PeerURLs: member %s has %s, which nobody has in --initial-cluster: %s",
+			return 0, fmt.Errorf("error validating peerURLs: unmatched member while checking PeerURLs: member %s has %s, which nobody has in --initial-cluster: %s",
 				formatID(r.ID), strings.Join(r.PeerURLs, ","), next)
 		}
 		if local[i].Name == s.o.Name {
-			s.id = r.ID
+			id = r.ID
 		}
 	}
-	if s.id == 0 {
-		return fmt.Errorf("error validating peerURLs: this member is not in the cluster: %s", next)
+	if id == 0 {
+		return 0, fmt.Errorf("error validating peerURLs: this member is not in the cluster: %s", next)
 	}
-	return nil
+	return id, nil
 }
 
 // errUndecided says that a cluster has just been born and has no version yet.
@@ -214,10 +244,10 @@ var errUndecided = errors.New("incompatible with current running cluster: its cl
 
 // checkCompatible asks the members for their versions: the cluster must be one that this
 // server can be a member of (interop 8b.3). One that is being born is waited for.
-func (s *Server) checkCompatible(remote []member.Member) error {
+func (s *asker) checkCompatible(remote []member.Member) error {
 	for start := time.Now(); ; time.Sleep(publishPause / 5) {
 		reachable := false
-		for _, m := range s.others(remote) {
+		for _, m := range remote {
 			ok, err := s.compatibleWith(m)
 			if err != nil && (err != errUndecided || time.Since(start) > versionPatience) {
 				return err
@@ -238,7 +268,7 @@ func (s *Server) checkCompatible(remote []member.Member) error {
 }
 
 // compatibleWith asks one member; ok is false when it does not answer.
-func (s *Server) compatibleWith(m member.Member) (ok bool, err error) {
+func (s *asker) compatibleWith(m member.Member) (ok bool, err error) {
 	low, high := version.Min, s.version.Trunc()
 	for _, u := range m.PeerURLs {
 		ctx, cancel := context.WithTimeout(s.ctx, versionTimeout)

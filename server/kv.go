@@ -140,6 +140,9 @@ func (s *Server) Range(ctx context.Context, r *pb.RangeRequest) (RangeResult, er
 
 // read reads local state as it is now.
 func (s *Server) read(r *pb.RangeRequest) (RangeResult, error) {
+	if err := s.fenceError(); err != nil {
+		return RangeResult{}, err
+	}
 	st, err := s.acquire()
 	if err != nil {
 		return RangeResult{}, err
@@ -238,6 +241,9 @@ func (x *txnCall) read() {
 }
 
 func (s *Server) readTxn(r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
+	if err := s.fenceError(); err != nil {
+		return nil, err
+	}
 	err = s.holding(func(st *store) error {
 		resp, err = st.mach.ReadTxn(r)
 		return err

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"theseus/api"
 )
 
 // lostAfter is the number of election timeouts after which streams that require a
@@ -16,6 +18,7 @@ type leadership struct {
 
 	mu      sync.Mutex
 	since   time.Time     // when lead became what it is
+	left    time.Time     // when a leader of an earlier term was last heard of
 	lostAt  time.Time     // when the last leader was lost; zero when there is one
 	changed chan struct{} // closed at the next change
 	lost    chan struct{} // closed when there has been none for too long
@@ -30,6 +33,9 @@ func newLeadership(now time.Time) *leadership {
 func (l *leadership) set(lead, term uint64, now time.Time) (changed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.lead.Load() != 0 && (l.lead.Load() != lead || l.term.Load() != term) {
+		l.left = now
+	}
 	l.term.Store(term)
 	if l.lead.Load() == lead {
 		return false
@@ -78,4 +84,37 @@ func (l *leadership) electedSince() time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.since
+}
+
+// leftSince returns when the leader before the one of this term was last heard of;
+// false when there is another term by now.
+func (l *leadership) leftSince(term uint64) (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.left, l.term.Load() == term && l.lead.Load() != 0
+}
+
+// forsaken are requests that were given to a leader of an earlier term. Once the first
+// entry of a term is applied, those that are not never will be, unless the old leader
+// still passes them on: they get a last election timeout for that. Whoever waits for a
+// leader that has died would else wait for its own timeout.
+type forsaken struct{ before, since time.Time }
+
+// forsake notes them when a term's first entry is applied.
+func (s *Server) forsake(term uint64, now time.Time) {
+	if left, ok := s.lead.leftSince(term); ok && !left.IsZero() {
+		s.forsaken.Store(&forsaken{before: left, since: now})
+	}
+}
+
+// failForsaken tells them when their time is over.
+func (s *Server) failForsaken(now time.Time) {
+	f := s.forsaken.Load()
+	if f == nil || now.Sub(f.since) < s.o.electionTimeout() || !s.forsaken.CompareAndSwap(f, nil) {
+		return
+	}
+	for _, x := range s.pending.expired(f.before) {
+		s.metrics.proposalsFailed.Inc()
+		x.w.Done(Outcome{Err: api.ErrTimeoutDueToLeaderFail})
+	}
 }

@@ -79,6 +79,9 @@ func (s *Server) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRes
 	if resp.Leader == raft.None {
 		resp.Errors = append(resp.Errors, api.ErrNoLeader.Error())
 	}
+	if why := s.fenced(); why != nil {
+		resp.Errors = append(resp.Errors, why.String())
+	}
 	for _, a := range st.mach.Alarms() {
 		resp.Errors = append(resp.Errors, fmt.Sprintf("memberID:%d alarm:%s", a.MemberID, a.Alarm))
 	}
@@ -209,6 +212,9 @@ func (s *Server) Snapshot(ctx context.Context) (image io.ReadCloser, size int64,
 	if err := s.asAdmin(ctx); err != nil {
 		return nil, 0, "", err
 	}
+	if err := s.fenceError(); err != nil {
+		return nil, 0, "", err
+	}
 	st, err := s.acquire()
 	if err != nil {
 		return nil, 0, "", err
@@ -260,6 +266,16 @@ func (s *Server) stream(shot *backend.Snapshot, ended func()) io.ReadCloser {
 		write()
 	}
 	return r
+}
+
+// ExpectTransfer keeps proposals back until there is another leader, half an election
+// timeout at most.
+func (s *Server) ExpectTransfer(ctx context.Context) error {
+	if err := s.asAdmin(ctx); err != nil {
+		return err
+	}
+	s.node.Hold(max(1, s.o.ElectionTicks/2))
+	return nil
 }
 
 // MoveLeader hands leadership to r.TargetID and waits for it.

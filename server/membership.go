@@ -5,13 +5,17 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
 
 	"theseus/api"
 	"theseus/member"
+	"theseus/peer"
 	"theseus/version"
 )
 
@@ -19,6 +23,8 @@ import (
 const (
 	// healthInterval is how long a connection must have stood to count.
 	healthInterval = 5 * time.Second
+	// reportTimeout bounds how long members may take to say how they are.
+	reportTimeout = time.Second
 	// promoteMatch is the share of the leader's log that a learner must have.
 	promoteMatch = 0.9
 	// changeRetry is when a change that raft has dropped (another was not applied at
@@ -43,6 +49,13 @@ func (s *Server) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.Mem
 	}
 	if err := s.mayAdd(m, cc); err != nil {
 		return nil, err
+	}
+	if !m.IsLearner {
+		if voters := votersOf(s.members().Members()); len(voters) > 1 {
+			if err := s.keepsQuorum(ctx, voters, len(voters)+1); err != nil {
+				return nil, err
+			}
+		}
 	}
 	if err := s.configure(ctx, cc); err != nil {
 		return nil, err
@@ -126,6 +139,12 @@ func (s *Server) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*
 	if err := s.mayRemove(cc); err != nil {
 		return nil, err
 	}
+	if m, ok := s.members().Member(r.ID); ok && !m.IsLearner {
+		voters := others(votersOf(s.members().Members()), r.ID)
+		if err := s.keepsQuorum(ctx, voters, len(voters)); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.configure(ctx, cc); err != nil {
 		return nil, err
 	}
@@ -157,6 +176,58 @@ func (s *Server) mayRemove(cc raftpb.ConfChange) error {
 		return api.ErrUnhealthy
 	}
 	return nil
+}
+
+// keepsQuorum refuses a change after which the given voters, of so many in all, would not
+// be a quorum by their own word: a connection can stand for seconds to a member that is
+// stuck. Members of etcd are not asked; what counts of them is the connection.
+func (s *Server) keepsQuorum(ctx context.Context, voters []member.Member, total int) error {
+	if s.o.NoStrictReconfigCheck {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	var well atomic.Int64
+	var wg sync.WaitGroup
+	for _, m := range voters {
+		wg.Go(func() {
+			if s.reportsWell(ctx, m) {
+				well.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if need := total/2 + 1; int(well.Load()) < need {
+		s.log.Warn("rejecting member reconfiguration; not enough members say that they follow the leader",
+			zap.Int64("members-following", well.Load()), zap.Int("needed", need))
+		return api.ErrUnhealthy
+	}
+	return nil
+}
+
+// reportsWell asks a member until it says that it follows the leader that this one does:
+// right after an election the two may not have heard of it at the same time.
+func (s *Server) reportsWell(ctx context.Context, m member.Member) bool {
+	if m.ID == s.id {
+		return true
+	}
+	for ctx.Err() == nil {
+		for _, u := range m.PeerURLs {
+			b, known, err := s.client.GetBirth(ctx, u)
+			switch {
+			case err != nil:
+			case !known:
+				return !s.transport.ActiveSince(m.ID).IsZero()
+			case b.State == peer.BirthBorn && b.MemberID == m.ID && b.ClusterID == s.clusterID && b.Leader != 0 && b.Leader == s.Leader():
+				return true
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(matchPause):
+		}
+	}
+	return false
 }
 
 // MemberUpdate replaces a member's peer URLs.

@@ -37,7 +37,8 @@ type metrics struct {
 	promoteSuccess                           prometheus.Counter
 	promoteFailures                          *prometheus.CounterVec
 	alarms, clusterVersion, feature          *prometheus.GaugeVec
-	putBytes                                 prometheus.Gauge
+	corruptionMetrics
+	putBytes prometheus.Gauge
 	// hotApplies are members of applySeconds by field, for success and failure.
 	hotApplies [hotOps][2]prometheus.Observer
 	// hotRequests are members of requestSeconds, hotRanges of rangeSeconds.
@@ -101,6 +102,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m.disk(b)
 	m.keys(b)
 	m.others(b)
+	m.corruption(b)
 	m.warm()
 	return m
 }

@@ -31,6 +31,18 @@ type Options struct {
 	InitialClusterToken string
 	// JoinExisting is --initial-cluster-state=existing.
 	JoinExisting bool
+	// BirthRecord is the file outside the data directory that tells whether this member
+	// ever had data; "" is none.
+	BirthRecord string
+	// BirthArchive is the archive of backups, as dir:PATH, that a new cluster must not be
+	// in; "" is none.
+	BirthArchive string
+	// OnDataLoss is what a Gate does about a member whose data is lost: "refuse" (the
+	// default: it is held), "replace" or "exit".
+	OnDataLoss string
+	// ClientTLS is what the member shows and demands when it dials the client ports of
+	// others, to replace itself. It may be nil when no client URL is https.
+	ClientTLS *tls.Config
 	// ForceNewCluster makes a one-member cluster of the directory's data.
 	ForceNewCluster bool
 
@@ -89,12 +101,17 @@ type Options struct {
 	BcryptCost   int
 	AuthTokenTTL time.Duration
 
-	// CorruptCheckTime is how often the leader compares hashes; 0 is never.
+	// CorruptCheckTime is how often the member compares its data with the others', and
+	// fences and repairs itself if it is wrong; 0 is never.
 	CorruptCheckTime time.Duration
+	// CorruptAlarm has the leader raise etcd's alarm for a wrong member that runs etcd;
+	// else such a member is only named.
+	CorruptAlarm bool
 	// InitialCorruptCheck compares hashes with the peers before serving.
 	InitialCorruptCheck bool
-	// CompactHashCheck compares the hashes of compactions, every
-	// CompactHashCheckTime (default 1 min).
+	// CompactHashCheck has the leader raise etcd's alarm for a member that runs etcd and
+	// whose hash of a compaction differs. The hashes are compared every
+	// CompactHashCheckTime (default 1 min), also for CorruptCheckTime.
 	CompactHashCheck     bool
 	CompactHashCheckTime time.Duration
 

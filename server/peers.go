@@ -41,7 +41,12 @@ func (p raftPeer) IsRemoved(id uint64) bool { return p.s.members().Removed(id) }
 func (p raftPeer) ReportUnreachable(id uint64) { p.s.node.ReportUnreachable(id) }
 
 // ReportSnapshot says how a sent snapshot ended.
-func (p raftPeer) ReportSnapshot(id uint64, ok bool) { p.s.node.ReportSnapshot(id, ok) }
+func (p raftPeer) ReportSnapshot(id uint64, ok bool) {
+	p.s.node.ReportSnapshot(id, ok)
+	if ok {
+		p.s.nudge()
+	}
+}
 
 // SaveSnapshotDB stores a received database.
 func (p raftPeer) SaveSnapshotDB(r io.Reader, index uint64) (int64, error) {
@@ -135,6 +140,14 @@ func (s *Server) PeerHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/raft" || strings.HasPrefix(r.URL.Path, "/raft/") {
 			raft.ServeHTTP(w, r)
+			return
+		}
+		if r.URL.Path == peer.PathBirth {
+			peer.ServeBirth(w, r, s.birthAnswer())
+			return
+		}
+		if r.URL.Path == peer.PathDatabase {
+			peer.ServeDatabase(w, r, s.clusterID, peerService{s})
 			return
 		}
 		service.ServeHTTP(w, r)

@@ -49,6 +49,9 @@ func (s *Server) admit() error {
 	if s.stopping.Load() {
 		return api.ErrStopped
 	}
+	if err := s.fenceError(); err != nil {
+		return err // the answer could tell what a key held
+	}
 	if s.node.Commit() > s.applied.Current()+maxBacklog {
 		return api.ErrTooManyRequests
 	}

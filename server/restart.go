@@ -61,6 +61,12 @@ func (s *Server) restart() (birth, error) {
 	if err := s.restore(be, shot); err != nil {
 		return birth{}, err
 	}
+	if err := s.checkOwner(); err != nil {
+		return birth{}, err
+	}
+	if err := s.checkHistory(b.contents.State.Commit); err != nil {
+		return birth{}, err
+	}
 	if err := s.snaps.Clean(); err != nil {
 		return birth{}, err
 	}
@@ -224,12 +230,16 @@ func (s *Server) beginAgain(b birth) (birth, error) {
 	if err != nil {
 		return b, err
 	}
-	if s.o.JoinExisting {
-		remote, _, err := s.findCluster(local)
+	note, err := s.readNote()
+	if err != nil {
+		return b, err
+	}
+	if s.o.JoinExisting || note != nil { // a replacement joins, whatever the flags say
+		found, err := s.findCluster(local, s.id)
 		if err != nil {
 			return b, err
 		}
-		s.joining, s.initial, b.remotes = true, remote, s.others(remote)
+		s.joining, s.initial, b.remotes = true, found.members, others(found.members, s.id)
 		return b, nil
 	}
 	var ids []uint64

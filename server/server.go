@@ -38,11 +38,9 @@ const (
 
 // Server is one member. Its methods may be called from any goroutine.
 type Server struct {
-	o             Options
-	log           *zap.Logger
+	asker
 	metrics       *metrics
 	id, clusterID uint64
-	version       version.Version // spoken: ours, or the one that is emulated
 	// posing is the version shown to other members instead, nil when there is none.
 	posing atomic.Pointer[version.Version]
 	// lowered is the index of the entry that has lowered the cluster version, 0 when that
@@ -58,7 +56,6 @@ type Server struct {
 	snaps     *snap.Dir
 	node      *node.Node
 	transport *peer.Transport
-	client    *peer.Client
 	hub       *watch.Hub
 
 	ids     *ids
@@ -71,30 +68,34 @@ type Server struct {
 	leadMu  sync.Mutex // joins what is told of leadership with the lessor's promotion
 	applied wait.Index
 
-	compaction    *compaction
-	compactHashes compactHashes
-	versions      *versions
-	compactor     compactor // nil: nothing compacts by itself
+	compaction *compaction
+	versions   *versions
+	compactor  compactor // nil: nothing compacts by itself
+	fence      *fence
+	valve      *valve
 
 	raising    atomic.Bool // a NOSPACE alarm is being proposed
 	defragging atomic.Int32
-	stopping   atomic.Bool  // new requests are refused
+	stopping   atomic.Bool // new requests are refused
+	forsaken   atomic.Pointer[forsaken]
 	handedOver atomic.Int64 // when this member gave leadership away, unix nanoseconds
 	closed     atomic.Bool  // the store is given up
 
-	ctx      context.Context // of everything that runs but raft
-	cancel   context.CancelFunc
-	raftEnd  context.CancelFunc
-	nodeDone chan struct{} // closed when raft has ended
-	done     chan struct{}
-	ready    chan struct{}
-	tasks    tasks // every goroutine of the server but raft's
-	endOnce  sync.Once
-	stopOnce sync.Once
-	skipOnce sync.Once
-	stopped  chan struct{} // closed when Stop is through
-	errMu    sync.Mutex
-	err      error
+	birth birthRecord // written by recordBirth, then by keepRecord
+	// unrecorded says that the record could not be written, and that this was told.
+	unrecorded bool
+	cancel     context.CancelFunc
+	raftEnd    context.CancelFunc
+	nodeDone   chan struct{} // closed when raft has ended
+	done       chan struct{}
+	ready      chan struct{}
+	tasks      tasks // every goroutine of the server but raft's
+	endOnce    sync.Once
+	stopOnce   sync.Once
+	skipOnce   sync.Once
+	stopped    chan struct{} // closed when Stop is through
+	errMu      sync.Mutex
+	err        error
 }
 
 // Start runs the member. The peer addresses must be served with PeerHandler by now.
@@ -123,12 +124,12 @@ func (s *Server) Start() {
 // jobs are what runs besides raft until the member stops.
 func (s *Server) jobs() []func(context.Context) {
 	all := []func(context.Context){
-		s.housekeep, s.publish, s.monitorVersions, s.monitorDowngrade, s.migrateStorage, s.compact, s.expireLeases,
+		s.housekeep, s.publish, s.keepRecord, s.finishReplacement, s.monitorVersions, s.monitorDowngrade, s.migrateStorage, s.compact, s.expireLeases,
 	}
 	if s.o.CorruptCheckTime > 0 {
 		all = append(all, s.checkCorruption)
 	}
-	if s.o.CompactHashCheck {
+	if s.o.CompactHashCheck || s.o.CorruptCheckTime > 0 {
 		all = append(all, s.checkCompactHashes)
 	}
 	if s.compactor != nil {
@@ -171,6 +172,7 @@ func (s *Server) housekeep(ctx context.Context) {
 			s.metrics.proposalsFailed.Inc()
 			x.w.Done(Outcome{Err: s.timeoutError(x.since)})
 		}
+		s.failForsaken(now)
 		retried, failed := s.reads.tick(now)
 		if retried {
 			s.log.Warn("waiting for ReadIndex response took too long, retrying", zap.Duration("retry-timeout", readRetry))
@@ -318,6 +320,7 @@ func (s *Server) release() error {
 		x.w.Done(Outcome{Err: api.ErrStopped})
 	}
 	s.cancel()
+	s.valve.end()
 	if s.raftEnd != nil {
 		s.raftEnd()
 		<-s.nodeDone

@@ -128,6 +128,9 @@ func (s *Server) Check(ctx context.Context, name string) error {
 	case CheckLinearizableRead:
 		return s.probe(ctx, false)
 	case CheckDataCorruption:
+		if why := s.fenced(); why != nil {
+			return errors.New(why.String())
+		}
 		for _, a := range s.Alarms() {
 			if a.Alarm == pb.AlarmType_CORRUPT {
 				return errors.New("alarm activated: CORRUPT")
@@ -157,6 +160,9 @@ func (s *Server) probe(ctx context.Context, serializable bool) error {
 // Health is what /health answers: "" when healthy, else the reason ("ALARM
 // NOSPACE", "RAFT NO LEADER", "RANGE ERROR:..."). exclude names alarms to ignore.
 func (s *Server) Health(ctx context.Context, exclude []string, serializable bool) (reason string) {
+	if why := s.fenced(); why != nil {
+		return "FENCED: " + why.String()
+	}
 	for _, a := range s.Alarms() {
 		if slices.ContainsFunc(exclude, func(x string) bool { return strings.EqualFold(x, a.Alarm.String()) }) {
 			continue

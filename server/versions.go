@@ -315,6 +315,11 @@ func (s *Server) migrateOnce() {
 	}
 	now, _ := st.mach.StorageVersion()
 	s.log.Info("updated storage version", zap.String("new-storage-version", now.String()))
+	if storage.Less(target) && target.AtLeast(version.V3_6) {
+		// etcd 3.6 and 3.7 cannot read the v2 requests of older members, and die on one
+		// that no snapshot covers: with a snapshot here they can take the directory over.
+		s.node.ForceSnapshot()
+	}
 	if d := st.mach.Members().Downgrade(); d.Enabled && now.SameMinor(downgradeState(d).Target) {
 		s.logReady(d.Target)
 	}

@@ -35,6 +35,7 @@ func serve(args []string) int {
 	if err != nil {
 		return refuse(err)
 	}
+	go notifyReady(m)
 	select {
 	case s := <-signals:
 		m.Log().Info("received signal; shutting down")
@@ -45,7 +46,7 @@ func serve(args []string) int {
 		}
 		return reraise(s.(syscall.Signal))
 	case <-m.Done():
-		err := m.Server.Err()
+		err := m.Err()
 		_ = m.Close()
 		if err == nil || errors.Is(err, server.ErrRemoved) {
 			fmt.Fprintln(os.Stderr, "theseus: the member has been permanently removed from the cluster: its data directory is of no more use to it; add it again with `theseus ctl member add` and an empty directory")

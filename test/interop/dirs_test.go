@@ -2,7 +2,9 @@ package interop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -188,6 +190,38 @@ func TestDirectoryAfterKill(t *testing.T) {
 			m.Start()
 			m.WaitHealthy()
 			same(t, "real etcd on our directory", ours, ask(t, m))
+		})
+	}
+}
+
+// TestOnward: a young directory of an old etcd goes through Theseus to the newest real
+// etcd. Its log has requests of the v2 kind, which that one dies on unless a snapshot
+// covers them: Theseus makes one when it raises the storage.
+func TestOnward(t *testing.T) {
+	for _, minor := range []string{"3.4", "3.5", "3.6"} {
+		t.Run(minor, func(t *testing.T) {
+			c := cluster.New(t, cluster.Options{Binary: cluster.Etcd(t, minor)})
+			m := c.Members[0]
+			furnish(t, m.Client(), "theirs")
+			before := ask(t, m)
+			m.Stop()
+
+			m.Binary = cluster.Theseus(t)
+			m.Start()
+			waitVersions(t, c, "3.7")
+			must(t, cluster.Eventually(t, func(context.Context) error {
+				if found, _ := filepath.Glob(filepath.Join(m.Dir, "member", "snap", "*.snap")); len(found) == 0 {
+					return errors.New("no snapshot")
+				}
+				return nil
+			}))
+			same(t, "Theseus on their directory", before, ask(t, m))
+			m.Stop()
+
+			m.Binary = cluster.Etcd(t, "3.7")
+			m.Start()
+			m.WaitHealthy()
+			same(t, "the newest etcd on the directory", before, ask(t, m))
 		})
 	}
 }

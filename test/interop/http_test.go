@@ -55,6 +55,7 @@ var (
 func httpTranscript(t *testing.T, b cluster.Binary) []string {
 	t.Helper()
 	c := cluster.New(t, cluster.Options{Binary: b})
+	waitVersions(t, c, "3.7") // a member serves before its first cluster version is decided
 	cli := http.Client{Timeout: 10 * time.Second}
 	var lines []string
 	for _, q := range httpScript {
