@@ -26,6 +26,7 @@ type load struct {
 	done    atomic.Int64 // calls that were answered
 	pause   time.Duration
 	unknown atomic.Int64
+	trace   *trace // of calls without an answer and of writes; nil keeps none
 }
 
 // start adds one client that talks to the given endpoints, with its own seed.
@@ -61,7 +62,10 @@ func (l *load) call(id, n int, rnd *rand.Rand, cli *clientv3.Client, seen map[st
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 	defer cancel()
+	began := time.Now()
+	ctx, asked := withAsked(ctx)
 	a, err := l.rec.Do(id, q, func() (history.Answer, error) { return do(ctx, cli, q) })
+	l.trace.call(id, q, began, *asked, err)
 	if err != nil {
 		l.unknown.Add(1)
 		return

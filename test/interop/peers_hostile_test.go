@@ -104,7 +104,6 @@ const member7 = 0x7777 // an id that nobody has
 // in order sends. It must answer with an error, go on serving, and not grow; and it
 // must never tell a sender that it was removed, since etcd ends itself then (trap 12).
 func TestHostilePeers(t *testing.T) {
-	onlyFull(t)
 	c := cluster.New(t, cluster.Options{Size: 3})
 	furnish(t, c.Client(), "before")
 	one := c.Members[c.Leader()]
@@ -299,7 +298,6 @@ func (s *stranger) rawBytes() {
 // TestStreamGarbage is a peer that is let in, and then sends what is no message; etcd
 // dials the member, and so the member dials a stranger that calls itself a peer.
 func TestStreamGarbage(t *testing.T) {
-	onlyFull(t)
 	c := cluster.New(t, cluster.Options{Size: 3})
 	furnish(t, c.Client(), "before")
 	dead := c.Members[2]

@@ -42,8 +42,7 @@ func alive(t *testing.T, c *cluster.Cluster) {
 // then reads a compacted revision; we are with those that did not propose it, and as
 // proposer refuse it (trap 1).
 func TestTrapFailingTxn(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.5", "3.6", "3.7"} {
+	for _, minor := range cells(t, "3.5", "3.6", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{})
@@ -74,8 +73,7 @@ func TestTrapFailingTxn(t *testing.T) {
 // TestTrapTombstones: compaction at exactly a delete, restart of all, and again one
 // revision on; with another key left and with none (traps 2 and 3).
 func TestTrapTombstones(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.3", "3.4", "3.5", "3.6", "3.7"} {
+	for _, minor := range cells(t, "3.3", "3.4", "3.5", "3.6", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{})
@@ -154,6 +152,9 @@ func hashAt(t *testing.T, c *cluster.Cluster, rev int64) {
 			if i == 0 {
 				first = h
 			}
+			if rev != 0 && h.CompactRevision != first.CompactRevision {
+				continue // one has done the compaction again after its start, and answers from before it
+			}
 			if h.Hash != first.Hash || h.CompactRevision != first.CompactRevision {
 				return fmt.Errorf("hash of m%d at %d: %v, of m1 %v", i+1, rev, h, first)
 			}
@@ -165,8 +166,7 @@ func hashAt(t *testing.T, c *cluster.Cluster, rev int64) {
 // TestTrapEveryRequest makes every request there is at Theseus while its two fellows are
 // old: they must live and agree (trap 5).
 func TestTrapEveryRequest(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.3", "3.4", "3.5", "3.6"} {
+	for _, minor := range cells(t, "3.3", "3.4", "3.5", "3.6") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{})
@@ -223,8 +223,7 @@ func TestTrapEveryRequest(t *testing.T) {
 // TestTrapReads: linearizable reads at every member and through all, while leadership
 // moves; none may be stale, hang, or end a member (trap 14).
 func TestTrapReads(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.3", "3.4", "3.5", "3.6", "3.7"} {
+	for _, minor := range cells(t, "3.3", "3.4", "3.5", "3.6", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{})
@@ -290,7 +289,6 @@ func TestTrapReads(t *testing.T) {
 // TestTrapRestarts restarts Theseus many times beside two etcd, which must never be told
 // that they were removed (trap 12).
 func TestTrapRestarts(t *testing.T) {
-	onlyFull(t)
 	times := 10
 	if full() {
 		times = 200
@@ -317,8 +315,7 @@ func TestTrapRestarts(t *testing.T) {
 // TestTrapQuota: one member is full before the others; all must refuse writes, and all
 // take them again (trap 18).
 func TestTrapQuota(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.4", "3.7"} {
+	for _, minor := range cells(t, "3.4", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{MemberOf: func(i int) []string {
@@ -377,8 +374,7 @@ func TestTrapQuota(t *testing.T) {
 // make; members added through either are known to both; one that was removed stops by
 // itself, again and again, and its address can be used once more (trap 20).
 func TestTrapIDs(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.3", "3.5", "3.7"} {
+	for _, minor := range cells(t, "3.3", "3.5", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			c := one3(t, minor, cluster.Options{Token: "a token"})
@@ -412,8 +408,7 @@ func TestTrapIDs(t *testing.T) {
 // TestTrapBump: a backup restored with a bumped revision, by etcd's tool, is served as
 // etcd serves it (trap 24).
 func TestTrapBump(t *testing.T) {
-	onlyFull(t)
-	for _, minor := range []string{"3.5", "3.6", "3.7"} {
+	for _, minor := range cells(t, "3.5", "3.6", "3.7") {
 		t.Run(minor, func(t *testing.T) {
 			t.Parallel()
 			etcd, utl := cluster.Etcd(t, minor), cluster.Peer(t, minor, "etcdutl")
