@@ -11,7 +11,7 @@ import (
 )
 
 // words are the commands that a shell may propose.
-var words = []string{"serve", "ctl", "offline", "upgrade", "bench", "version", "help"}
+var words = []string{"serve", "ctl", "offline", "upgrade", "backup", "bench", "version", "help"}
 
 // complete answers the scripts that `theseus ctl completion` and `theseus offline
 // completion` write: it proposes our own words, and hands the rest on to the command

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"theseus/backup"
 	"theseus/bench"
 	"theseus/ctl"
 	"theseus/embed"
@@ -45,6 +46,8 @@ func run(args []string) int {
 		return offline.Run("theseus offline", rest, os.Stdin, os.Stdout, os.Stderr)
 	case "upgrade":
 		return upgrade.Main(rest, os.Stdout, os.Stderr)
+	case "backup":
+		return backup.Main(rest, os.Stdout, os.Stderr)
 	case "bench":
 		return bench.Main(rest, os.Stdout, os.Stderr)
 	case "version", "--version":
@@ -79,7 +82,8 @@ USAGE
   theseus serve [flags]        start a member; every flag is etcd's
   theseus ctl COMMAND          talk to a running cluster, as etcdctl does
   theseus offline COMMAND      work on a stopped data directory or a snapshot, as etcdutl does
-  theseus upgrade review FILE  read scripts and manifests for the hazards of an upgrade
+  theseus upgrade COMMAND      move a cluster to another version: review, check, plan, rehearse, apply, rollback
+  theseus backup COMMAND       full backups of a running cluster, each proven by restoring it
   theseus bench [flags]        measure this server beside real etcd
   theseus version              show the versions
 
