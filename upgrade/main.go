@@ -12,6 +12,12 @@ const usage = `NAME
 
 USAGE
   theseus upgrade review [flags] ARTEFACT...   read scripts, units and manifests, name every hazard
+  theseus upgrade check -f INVENTORY           ask every member whether the cluster can be moved now
+  theseus upgrade plan -f INVENTORY            the steps to the target, with the way back at each
+  theseus upgrade rehearse -f INVENTORY        the same plan on a copy of the cluster, made from a backup
+  theseus upgrade apply -f INVENTORY           carry the plan out, or go on with the run that was begun
+  theseus upgrade rollback -f INVENTORY        walk the run back, all of it or one member
+  theseus upgrade status -f INVENTORY          where the run stands, and how the members are
 
   'theseus upgrade review --help' says more.
 `
@@ -25,6 +31,18 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	switch args[0] {
 	case "review":
 		return review(args[1:], stdout, stderr)
+	case "check":
+		return checkVerb(args[1:], stdout, stderr)
+	case "plan":
+		return planVerb(args[1:], stdout, stderr)
+	case "rehearse":
+		return rehearseVerb(args[1:], stdout, stderr)
+	case "apply":
+		return applyVerb(args[1:], stdout, stderr)
+	case "rollback":
+		return rollbackVerb(args[1:], stdout, stderr)
+	case "status":
+		return statusVerb(args[1:], stdout, stderr)
 	case "help", "-h", "--help":
 		_, _ = io.WriteString(stdout, usage)
 		return 0

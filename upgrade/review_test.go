@@ -21,7 +21,7 @@ func TestMain_codes(t *testing.T) {
 		{"review " + good, 0, "1 read: 0 block"},
 		{"review --from-version 3.4 --to-version 3.6 " + good, 0, "DEFAULT-CHANGED"},
 		{"review nosuch", 1, ""}, {"review", 2, ""}, {"review -o xml " + good, 2, ""}, {"review --from-version 4.0 " + good, 2, ""},
-		{"apply", 2, ""}, {"", 2, ""}, {"help", 0, "NAME"}, {"review --help", 0, "EXIT CODES"},
+		{"fly", 2, ""}, {"", 2, ""}, {"help", 0, "NAME"}, {"review --help", 0, "EXIT CODES"},
 	} {
 		var out, errs bytes.Buffer
 		if code := Main(strings.Fields(c.args), &out, &errs); code != c.code || !strings.Contains(out.String(), c.out) {
