@@ -53,6 +53,8 @@ type fakeCluster struct {
 	moves    int
 	alarms   []plan.Alarm
 	badHash  string // member with another hash
+
+	announced []string // members that were told of a move ahead
 }
 
 func newFake(size int, program string) *fakeCluster {
@@ -200,6 +202,12 @@ func (f *fakeCluster) hash(_ context.Context, name string, rev int64) (plan.Hash
 		h.Hash = 43
 	}
 	return h, nil
+}
+
+func (f *fakeCluster) announceMove(_ context.Context, follower string, _ uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.announced = append(f.announced, follower)
 }
 
 func (f *fakeCluster) moveLeader(_ context.Context, leader string, to uint64) error {

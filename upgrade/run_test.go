@@ -120,6 +120,22 @@ func TestRun_killedAnywhere(t *testing.T) {
 	}
 }
 
+// TestRun_announcesMove: the members that are Theseus already are told before a real
+// leader hands over, and nobody else is.
+func TestRun_announcesMove(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(3, "/etcd-3.4")
+		x := &fakeRun{f: f, disk: vfs.NewCrash(1), plan: f.plan(t, "/theseus")}
+		if _, _, err := x.once(t.Context(), -1); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(f.announced)
+		if got := slices.Compact(f.announced); !slices.Equal(got, []string{"m2", "m3"}) { // m1 leads, and goes last
+			t.Errorf("told ahead: %v", got)
+		}
+	})
+}
+
 // TestRollback_killedAnywhere does the same on the way back, from every point of the way
 // forward.
 func TestRollback_killedAnywhere(t *testing.T) {

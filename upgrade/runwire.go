@@ -8,8 +8,10 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"theseus/api"
 	"theseus/upgrade/plan"
 )
 
@@ -25,6 +27,9 @@ type wire interface {
 	hash(ctx context.Context, name string, rev int64) (plan.Hash, error)
 	// moveLeader asks the leader to hand over.
 	moveLeader(ctx context.Context, leader string, to uint64) error
+	// announceMove tells a Theseus that does not lead that the leader is about to hand
+	// over: it keeps writes back meanwhile, which a real leader would drop.
+	announceMove(ctx context.Context, follower string, to uint64)
 	// lower enables a downgrade of the whole cluster; unlower takes that back.
 	lower(ctx context.Context, version string) error
 	unlower(ctx context.Context) error
@@ -110,6 +115,18 @@ func (w *liveWire) hash(ctx context.Context, name string, rev int64) (h plan.Has
 		return err
 	})
 	return h, err
+}
+
+func (w *liveWire) announceMove(ctx context.Context, follower string, to uint64) {
+	c, _, err := w.client(follower)
+	if err != nil {
+		return
+	}
+	// Answered with "not leader" by those who know it and by those who do not.
+	_ = bounded(ctx, moveTimeout, func(ctx context.Context) error {
+		_, err := c.MoveLeader(metadata.AppendToOutgoingContext(ctx, api.TransferAhead, "1"), to)
+		return err
+	})
 }
 
 func (w *liveWire) moveLeader(ctx context.Context, leader string, to uint64) error {

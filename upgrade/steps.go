@@ -85,6 +85,7 @@ func (r *run) moveLeader(ctx context.Context, s plan.Step) (string, error) {
 			}
 			asked = true
 			r.show.waiting("leadership moves from %s to %s", s.Member, to.Name)
+			r.announceMove(ctx, views, leader, to.ID)
 			switch err := r.w.moveLeader(ctx, s.Member, to.ID); {
 			case errors.Is(err, errNoMove):
 				return "this version cannot be asked to move leadership: the others elect when it stops", nil
@@ -100,6 +101,18 @@ func (r *run) moveLeader(ctx context.Context, s plan.Step) (string, error) {
 			return "", err
 		}
 	}
+}
+
+// announceMove warns the members that are Theseus already, if the leader is none.
+func (r *run) announceMove(ctx context.Context, views []view, leader view, to uint64) {
+	if leader.Theseus != "" {
+		return
+	}
+	each(len(views), func(i int) {
+		if v := views[i]; v.Err == "" && v.Theseus != "" {
+			r.w.announceMove(ctx, v.Name, to)
+		}
+	})
 }
 
 // follow says whether all members that answer have this leader.

@@ -55,6 +55,7 @@ func (k *kubelet) run(ctx context.Context) {
 		if text != k.text && time.Since(since) >= k.slow {
 			k.end()
 			k.text = text
+			k.write()
 		}
 		if k.text != "" && k.cmd == nil {
 			k.start()
@@ -143,7 +144,9 @@ func (k *kubelet) end() {
 // write writes what the fake crictl prints.
 func (k *kubelet) write() {
 	pods := []criSandbox{}
-	if m, err := parseManifest([]byte(k.text)); err == nil && k.read() == k.text {
+	// The pod is there until the kubelet has seen that its manifest is not, and until then
+	// a container that crashes is started again.
+	if m, err := parseManifest([]byte(k.text)); err == nil {
 		pods = append(pods, criSandbox{ID: "pod", State: "SANDBOX_READY", Labels: labels(m)})
 	}
 	for name, v := range map[string]any{"containers.json": map[string]any{"containers": k.records}, "pods.json": map[string]any{"items": pods}} {
