@@ -85,7 +85,7 @@ var defaultLimits = plan.Limits{Stall: 2 * time.Second, Catchup: 10 * time.Minut
 func LoadInventory(path string) (*Inventory, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read the inventory: %w", err)
+		return nil, fmt.Errorf("read the inventory: %w: name it with -f FILE; docs/upgrade.md shows one", err)
 	}
 	inv := new(Inventory)
 	if err := yaml.UnmarshalStrict(data, inv); err != nil {
@@ -93,7 +93,7 @@ func LoadInventory(path string) (*Inventory, error) {
 		for _, frame := range []string{"error unmarshaling JSON: ", "while decoding JSON: ", "json: ", "error converting YAML to JSON: ", "yaml: "} {
 			text = strings.TrimPrefix(text, frame)
 		}
-		return nil, fmt.Errorf("inventory %s: %s", path, text)
+		return nil, fmt.Errorf("inventory %s: %s: correct it; docs/upgrade.md shows every key", path, text)
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
