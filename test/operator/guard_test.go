@@ -497,12 +497,12 @@ func connectedLongEnough(t *testing.T, c *cluster.Cluster, lead int) {
 
 // TestReplacementTLS replaces a member where both ports want certificates.
 func TestReplacementTLS(t *testing.T) {
-	a := newAuthority(t)
+	a := cluster.NewAuthority(t)
 	c := cluster.Prepare(t, cluster.Options{Size: 3, Scheme: "https"})
 	for i, m := range c.Members {
 		host := strings.TrimSuffix(strings.TrimPrefix(m.ClientURL(), "https://"), ":2379")
-		a.issue(m.Name, "server", int64(100+i), host, "127.0.0.1")
-		cert, key, ca := a.path(m.Name+".pem"), a.path(m.Name+".key"), a.path("ca.pem")
+		a.Issue(m.Name, "server", int64(100+i), host, "127.0.0.1")
+		cert, key, ca := a.Path(m.Name+".pem"), a.Path(m.Name+".key"), a.Path("ca.pem")
 		m.Args = []string{
 			"--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth",
 			"--peer-cert-file", cert, "--peer-key-file", key, "--peer-trusted-ca-file", ca, "--peer-client-cert-auth",
@@ -510,11 +510,11 @@ func TestReplacementTLS(t *testing.T) {
 		}
 		m.Start()
 	}
-	a.issue("alice", "alice", 7)
+	a.Issue("alice", "alice", 7)
 	m := c.Members[0]
-	old, others := m.ID(), secureClient(t, c.Members[1], a.client("alice"))
+	old, others := m.ID(), secureClient(t, c.Members[1], a.Client("alice"))
 	err := cluster.Eventually(t, func(ctx context.Context) error {
-		_, err := secureClient(t, m, a.client("alice")).Put(ctx, "k", "v")
+		_, err := secureClient(t, m, a.Client("alice")).Put(ctx, "k", "v")
 		return err
 	})
 	if err != nil {
@@ -538,7 +538,7 @@ func TestReplacementTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = cluster.Eventually(t, func(ctx context.Context) error {
-		_, err := secureClient(t, m, a.client("alice")).Get(ctx, "k")
+		_, err := secureClient(t, m, a.Client("alice")).Get(ctx, "k")
 		return err
 	})
 	if err != nil {

@@ -2,16 +2,8 @@ package operator
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -25,96 +17,16 @@ import (
 	"theseus/test/cluster"
 )
 
-// authority signs certificates into a folder.
-type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	a.key = newKey(t)
-	a.cert = &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.write("ca", a.cert, a.key)
-	return a
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-// issue makes name.pem and name.key for a common name, a serial and all of
-// loopback.
-func (a *authority) issue(name, cn string, serial int64, ips ...string) {
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: cn}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, ip := range ips {
-		c.IPAddresses = append(c.IPAddresses, net.ParseIP(ip))
-	}
-	a.write(name, c, newKey(a.t))
-}
-
-func (a *authority) write(name string, c *x509.Certificate, key *ecdsa.PrivateKey) {
-	a.t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, c, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	pk, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for file, b := range map[string][]byte{a.path(name + ".pem"): pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), a.path(name + ".key"): pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: pk})} {
-		if err := os.WriteFile(file, b, 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-	}
-}
-
-func (a *authority) path(name string) string { return filepath.Join(a.dir, name) }
-
-func (a *authority) client(name string) *tls.Config {
-	a.t.Helper()
-	pool := x509.NewCertPool()
-	ca, err := os.ReadFile(a.path("ca.pem"))
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	pool.AppendCertsFromPEM(ca)
-	cfg := &tls.Config{RootCAs: pool}
-	if name != "" {
-		pair, err := tls.LoadX509KeyPair(a.path(name+".pem"), a.path(name+".key"))
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	return cfg
-}
-
 // secureMember starts one member with TLS on both ports and client certificates.
-func secureMember(t *testing.T, a *authority) *cluster.Member {
+func secureMember(t *testing.T, a *cluster.Authority) *cluster.Member {
 	t.Helper()
 	c := cluster.Prepare(t, cluster.Options{Scheme: "https"})
 	m := c.Members[0]
 	host := strings.TrimSuffix(strings.TrimPrefix(m.ClientURL(), "https://"), ":2379")
-	a.issue("server", "server", 100, host)
+	a.Issue("server", "server", 100, host)
 	m.Args = []string{
-		"--cert-file", a.path("server.pem"), "--key-file", a.path("server.key"), "--trusted-ca-file", a.path("ca.pem"), "--client-cert-auth",
-		"--peer-cert-file", a.path("server.pem"), "--peer-key-file", a.path("server.key"), "--peer-trusted-ca-file", a.path("ca.pem"), "--peer-client-cert-auth",
+		"--cert-file", a.Path("server.pem"), "--key-file", a.Path("server.key"), "--trusted-ca-file", a.Path("ca.pem"), "--client-cert-auth",
+		"--peer-cert-file", a.Path("server.pem"), "--peer-key-file", a.Path("server.key"), "--peer-trusted-ca-file", a.Path("ca.pem"), "--peer-client-cert-auth",
 	}
 	m.Start()
 	return m
@@ -131,10 +43,10 @@ func secureClient(t *testing.T, m *cluster.Member, cfg *tls.Config) *clientv3.Cl
 }
 
 func TestTLS(t *testing.T) {
-	a := newAuthority(t)
+	a := cluster.NewAuthority(t)
 	m := secureMember(t, a)
-	a.issue("alice", "alice", 7)
-	cli := secureClient(t, m, a.client("alice"))
+	a.Issue("alice", "alice", 7)
+	cli := secureClient(t, m, a.Client("alice"))
 	err := cluster.Eventually(t, func(ctx context.Context) error {
 		_, err := cli.Put(ctx, "k", "v")
 		return err
@@ -144,11 +56,11 @@ func TestTLS(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if _, err := secureClient(t, m, a.client("")).Get(ctx, "k"); err == nil {
+	if _, err := secureClient(t, m, a.Client("")).Get(ctx, "k"); err == nil {
 		t.Error("a client without a certificate was served")
 	}
 	for _, h2 := range []bool{true, false} {
-		web := &http.Client{Transport: &http.Transport{TLSClientConfig: a.client("alice"), ForceAttemptHTTP2: h2}}
+		web := &http.Client{Transport: &http.Transport{TLSClientConfig: a.Client("alice"), ForceAttemptHTTP2: h2}}
 		resp, err := web.Get(m.ClientURL() + "/health")
 		if err != nil {
 			t.Fatalf("HTTP/2 %v: %v", h2, err)
@@ -161,8 +73,8 @@ func TestTLS(t *testing.T) {
 	}
 	// A new certificate is shown at the next handshake, without a restart.
 	host := strings.TrimSuffix(strings.TrimPrefix(m.ClientURL(), "https://"), ":2379")
-	a.issue("server", "server", 200, host)
-	conn, err := tls.Dial("tcp", host+":2379", a.client("alice"))
+	a.Issue("server", "server", 200, host)
+	conn, err := tls.Dial("tcp", host+":2379", a.Client("alice"))
 	if err != nil {
 		t.Fatal(err)
 	}

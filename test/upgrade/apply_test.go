@@ -17,10 +17,9 @@ import (
 	"theseus/upgrade/host"
 )
 
-// handover is how many requests may fail because a real etcd that leads drops what
-// reaches it while it hands over or ends: a client of it is told "raft proposal dropped" or
-// loses its connection, one of a follower waits for its time limit. The tool cannot
-// prevent that; Theseus as the old leader loses none.
+// handover is how many requests may wait in vain because a real etcd that leads drops what
+// reaches it while it hands over or ends; others are told at once. The tool cannot prevent
+// that; Theseus as the old leader loses none.
 const handover = 4
 
 // full says whether the long tests run.

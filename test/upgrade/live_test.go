@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,60 +33,105 @@ type live struct {
 	file string // the inventory
 	inv  tool.Inventory
 	bin  string // the tool
+
+	scheme string
+	net    string          // the first three numbers of the members' addresses
+	login  clientv3.Config // TLS, user and password of the test's own clients
 }
 
 // nets numbers the clusters of this process; each has a loopback net of its own.
 var nets atomic.Int32
 
-// start makes a cluster of three that runs the binary, and an inventory whose target is
-// another one. args are further flags of the members.
+// start makes a cluster of three processes that runs the binary, and an inventory whose
+// target is another one. args are further flags of the members.
 func start(t *testing.T, from, to cluster.Binary, hops []cluster.Binary, args ...string) *live {
 	t.Helper()
-	l := &live{t: t, dir: t.TempDir(), bin: cluster.Theseus(t).Path}
+	l := prepare(t, "http")
+	for i := 1; i <= 3; i++ {
+		l.process(i, from, args...)
+	}
+	l.target(to, hops...)
+	l.up()
+	return l
+}
+
+// prepare makes room for a cluster on a loopback net of its own.
+func prepare(t *testing.T, scheme string) *live {
+	t.Helper()
+	l := &live{t: t, dir: t.TempDir(), bin: cluster.Theseus(t).Path, scheme: scheme}
 	pid := os.Getpid()
-	net := fmt.Sprintf("127.%d.%d", 1+(pid>>7)%250, 1+(pid*2+int(nets.Add(1)))%250)
+	l.net = fmt.Sprintf("127.%d.%d", 1+(pid>>7)%250, 1+(pid*2+int(nets.Add(1)))%250)
+	l.inv.Cluster = "live"
+	l.inv.Backup.Archive = "dir:" + filepath.Join(l.dir, "backups")
+	t.Cleanup(l.end)
+	return l
+}
+
+// flags are those of the i-th of three members, whose data is in a folder.
+func (l *live) flags(i int, data string, args ...string) []string {
+	at := func(i int) string { return fmt.Sprintf("%s://%s.%d", l.scheme, l.net, i) }
 	var initial []string
 	for i := 1; i <= 3; i++ {
-		initial = append(initial, fmt.Sprintf("m%d=http://%s.%d:2380", i, net, i))
+		initial = append(initial, fmt.Sprintf("m%d=%s:2380", i, at(i)))
 	}
-	l.inv.Cluster = "live"
-	for i := 1; i <= 3; i++ {
-		name, at := fmt.Sprintf("m%d", i), fmt.Sprintf("http://%s.%d", net, i)
-		dir := filepath.Join(l.dir, name)
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+	return append([]string{"--name", fmt.Sprintf("m%d", i), "--data-dir", data,
+		"--listen-client-urls", at(i) + ":2379", "--advertise-client-urls", at(i) + ":2379",
+		"--listen-peer-urls", at(i) + ":2380", "--initial-advertise-peer-urls", at(i) + ":2380",
+		"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new"}, args...)
+}
+
+// member makes the folder of the i-th member and a line in the inventory.
+func (l *live) member(i int, spec func(dir string) host.Spec) {
+	l.t.Helper()
+	name := fmt.Sprintf("m%d", i)
+	dir := filepath.Join(l.dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		l.t.Fatal(err)
+	}
+	l.inv.Members = append(l.inv.Members, tool.InventoryMember{Name: name, Endpoint: fmt.Sprintf("%s://%s.%d:2379", l.scheme, l.net, i), Host: spec(dir)})
+}
+
+// process makes the i-th member a process.
+func (l *live) process(i int, from cluster.Binary, args ...string) {
+	l.t.Helper()
+	l.member(i, func(dir string) host.Spec {
 		command := append([]string{from.Path}, from.Args...)
-		command = append(command, "--name", name, "--data-dir", filepath.Join(dir, "data"),
-			"--listen-client-urls", at+":2379", "--advertise-client-urls", at+":2379",
-			"--listen-peer-urls", at+":2380", "--initial-advertise-peer-urls", at+":2380",
-			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new")
-		l.inv.Members = append(l.inv.Members, tool.InventoryMember{Name: name, Endpoint: at + ":2379", Host: host.Spec{
-			Kind: "process", Command: append(command, args...), PIDFile: filepath.Join(dir, "pid"), Log: filepath.Join(dir, "log")}})
-	}
-	l.inv.Backup.Archive = "dir:" + filepath.Join(l.dir, "backups")
-	l.target(to, hops...)
-	t.Cleanup(l.end)
+		command = append(command, l.flags(i, filepath.Join(dir, "data"), args...)...)
+		return host.Spec{Kind: "process", Command: command, PIDFile: filepath.Join(dir, "pid"), Log: filepath.Join(dir, "log")}
+	})
+}
+
+// up starts the members, each in its own way.
+func (l *live) up() {
+	l.t.Helper()
 	hosts, err := l.inv.Hosts()
 	if err != nil {
-		t.Fatal(err)
+		l.t.Fatal(err)
 	}
 	for _, h := range hosts {
-		if err := h.Start(t.Context()); err != nil {
-			t.Fatal(err)
+		if err := h.Start(l.t.Context()); err != nil {
+			l.t.Fatal(err)
+		}
+		if err := h.Close(); err != nil {
+			l.t.Fatal(err)
 		}
 	}
 	l.healthy()
-	return l
 }
 
 // target writes the inventory with another target.
 func (l *live) target(to cluster.Binary, hops ...cluster.Binary) {
 	l.t.Helper()
-	l.inv.Target, l.inv.Hops = tool.Program{Binary: to.Path}, nil
+	l.inv.Target.Binary, l.inv.Hops = to.Path, nil
 	for _, h := range hops {
 		l.inv.Hops = append(l.inv.Hops, tool.Program{Binary: h.Path})
 	}
+	l.write()
+}
+
+// write writes the inventory.
+func (l *live) write() {
+	l.t.Helper()
 	text, err := json.Marshal(l.inv) // JSON is YAML
 	if err != nil {
 		l.t.Fatal(err)
@@ -100,6 +146,9 @@ func (l *live) target(to cluster.Binary, hops ...cluster.Binary) {
 // test failed.
 func (l *live) end() {
 	for _, m := range l.inv.Members {
+		if m.Host.Kind != "process" {
+			continue // whoever made it removes it
+		}
 		raw, err := os.ReadFile(m.Host.PIDFile)
 		if pid, bad := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && bad == nil && l.ours(pid, m.Host) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -122,7 +171,9 @@ func (l *live) client(endpoints ...string) *clientv3.Client {
 	if len(endpoints) == 0 {
 		endpoints = l.inv.Endpoints()
 	}
-	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	conf := l.login
+	conf.Endpoints, conf.DialTimeout, conf.Logger = endpoints, 5*time.Second, zap.NewNop()
+	c, err := clientv3.New(conf)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -271,7 +322,19 @@ func call(ctx context.Context, c *clientv3.Client, q history.Request) (a history
 	return a, nil
 }
 
-// end stops the clients and holds what they were told against what may be.
+// droppedByEtcd says whether a request failed the way a real etcd fails one that it has in
+// hand when it is ended, or that reaches it while it gives the leadership away. Theseus
+// does neither.
+func droppedByEtcd(err string) bool {
+	return slices.ContainsFunc([]string{"error reading from server: EOF", "raft proposal dropped", "possibly due to previous leader failure", "connection reset by peer",
+		"malformed header: missing HTTP content-type"}, // over TLS, where its gRPC is a handler of net/http that ends without an answer
+		func(text string) bool { return strings.Contains(err, text) })
+}
+
+// end stops the clients and holds what they were told against what may be: mayFail is for
+// requests that a real follower forwards to a real leader that drops them, so that they
+// wait for their time limit. What a real etcd answers with an error may be ten times as
+// many: it is as many as arrive in the moment.
 func (x *load) end(mayFail int) {
 	t := x.l.t
 	t.Helper()
@@ -292,8 +355,17 @@ func (x *load) end(mayFail int) {
 	x.cancel()
 	stream := <-x.watched
 	t.Logf("%d requests answered, %d failed %q", x.done.Load(), len(x.errs), x.errs)
-	if len(x.errs) > mayFail {
-		t.Errorf("%d requests failed", len(x.errs))
+	slow, odd := 0, 0
+	for _, e := range x.errs {
+		switch {
+		case strings.Contains(e, "context deadline exceeded"):
+			slow++
+		case !droppedByEtcd(e):
+			odd++
+		}
+	}
+	if odd > 0 || slow > mayFail || len(x.errs) > 10*mayFail {
+		t.Errorf("%d requests failed, %d had no answer in time, %d for no reason of a real etcd", len(x.errs), slow, odd)
 	}
 	if x.done.Load() < 100 {
 		t.Errorf("only %d requests: there was no load", x.done.Load())
