@@ -351,6 +351,18 @@ func (s *Server) snapshotLowered() bool {
 	return true
 }
 
+// reportV2Keys says that there are keys of the v2 API: they are kept as they are, for an
+// older etcd to read, and nobody is served them.
+func (s *Server) reportV2Keys() {
+	s.writer.Lock()
+	has := s.members().V2().HasUserContent()
+	s.writer.Unlock()
+	if has {
+		s.log.Warn("the store has keys of the v2 API; they are kept and not served: copy what is needed with an etcd up to 3.5, and delete them there, since etcd 3.6 and newer do not start on them",
+			s.idField("local-member-id", s.id))
+	}
+}
+
 // publish tells the cluster this member's name and client URLs, until it has heard it.
 func (s *Server) publish(ctx context.Context) {
 	_ = s.applied.Wait(ctx, 1) // before that, not even the members are known
@@ -363,6 +375,7 @@ func (s *Server) publish(ctx context.Context) {
 				s.log.Info("published local member to cluster through raft", s.idField("local-member-id", s.id),
 					zap.String("local-member-attributes", "{Name:"+s.o.Name+" ClientURLs:"+bracketed(s.o.ClientURLs)+"}"),
 					zap.String("request-path", memberPath(s.id)), s.idField("cluster-id", s.clusterID))
+				s.reportV2Keys()
 				return
 			} else if ctx.Err() == nil {
 				s.log.Warn("failed to publish local member to cluster through raft", s.idField("local-member-id", s.id), zap.Error(err))
