@@ -44,6 +44,7 @@ func eachMix(t *testing.T, run func(t *testing.T, c *cluster.Cluster)) {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
 			c := cluster.New(t, cluster.Options{Binaries: x.binaries(t)})
+			published(t, c)
 			for i := range 20 {
 				put(t, c, fmt.Sprintf("k%d", i))
 			}
@@ -296,6 +297,7 @@ func TestTwoOfThreeWipedWithoutRecords(t *testing.T) {
 func TestAllWiped(t *testing.T) {
 	b := cluster.Theseus(t)
 	c := cluster.New(t, cluster.Options{Binaries: []cluster.Binary{b, b, b}})
+	published(t, c)
 	put(t, c, "k")
 	for _, m := range c.Members {
 		wipe(t, m)
@@ -410,6 +412,7 @@ func TestReplacementKilled(t *testing.T) {
 		t.Run(after, func(t *testing.T) {
 			t.Parallel()
 			c := cluster.New(t, cluster.Options{Size: 3})
+			published(t, c)
 			put(t, c, "k")
 			m := c.Members[0]
 			id := m.ID()
@@ -436,6 +439,7 @@ func TestReplacementKilled(t *testing.T) {
 // TestReplacementNeedsQuorum: nothing is removed while the others could not decide it.
 func TestReplacementNeedsQuorum(t *testing.T) {
 	c := cluster.New(t, cluster.Options{Size: 3})
+	published(t, c)
 	put(t, c, "k")
 	c.Members[2].Kill()
 	m := c.Members[0]
@@ -450,6 +454,7 @@ func TestReplacementNeedsQuorum(t *testing.T) {
 // TestLossMayExit: who wants etcd's way has it.
 func TestLossMayExit(t *testing.T) {
 	c := cluster.New(t, cluster.Options{Size: 3, Args: []string{"--on-data-loss", "exit"}})
+	published(t, c)
 	m := c.Members[0]
 	wipe(t, m)
 	said, code := run(t, m.Flags()[1:]...)
@@ -551,6 +556,7 @@ func TestReplacementTLS(t *testing.T) {
 func TestReplacementKnowsLearners(t *testing.T) {
 	e := cluster.Etcd(t, "3.3")
 	c := cluster.New(t, cluster.Options{Binaries: []cluster.Binary{cluster.Theseus(t), e, e}})
+	published(t, c)
 	m := c.Members[0]
 	id := m.ID()
 	wipe(t, m)

@@ -20,6 +20,7 @@ type mount struct {
 // launch is one start of etcd, whatever started it.
 type launch struct {
 	line       int
+	order      int // where it stands in its script
 	settings   []setting
 	image      string
 	imageLine  int

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -113,6 +114,31 @@ func TestGolden(t *testing.T) {
 	}
 	if n < 25 {
 		t.Errorf("only %d artefacts", n)
+	}
+}
+
+// TestOrder holds the review to the order of the commands, also on one line and
+// across the shells that they run in.
+func TestOrder(t *testing.T) {
+	const save = "ssh a etcdctl snapshot save x\n"
+	for _, c := range []struct {
+		text, code string
+		want       bool
+	}{
+		{save + `for h in a b; do ssh $h systemctl restart etcd; until ssh $h etcdctl endpoint health; do sleep 1; done; done`, "LOOP-NO-GATE", false},
+		{save + `for h in a b; do until ssh $h etcdctl endpoint health; do sleep 1; done; ssh $h systemctl restart etcd; done`, "LOOP-NO-GATE", true},
+		{save + "for h in a b; do ssh $h systemctl restart etcd; done\nuntil etcdctl endpoint health; do sleep 1; done", "LOOP-NO-GATE", true},
+		{"ssh a 'etcdctl endpoint health; systemctl restart etcd'", "HEALTH-NONE", true},
+		{"ssh a 'systemctl restart etcd; etcdctl endpoint health'", "HEALTH-NONE", false},
+		{"docker run -d -v /d:/data etcd:v3.5.30 etcd --data-dir=/data\ndocker exec etcd rm -rf /data/x", "DATA-REMOVED", true},
+		{"A=\" \"\n$A\nrm -rf /var/lib/etcd", "DATA-REMOVED", true},
+		{strings.Repeat("ssh h $(", 40) + "rm -rf /var/lib/etcd" + strings.Repeat(")", 40), "DATA-REMOVED", true},
+		{strings.Repeat("sudo ", 40) + "rm -rf /var/lib/etcd", "NOT-UNDERSTOOD", true},
+	} {
+		got := slices.ContainsFunc(Review([]Artefact{{"a.sh", []byte(c.text)}}, Options{}), func(f Finding) bool { return f.Code == c.code })
+		if got != c.want {
+			t.Errorf("%s: %s is %v", c.text, c.code, got)
+		}
 	}
 }
 

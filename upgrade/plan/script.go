@@ -8,16 +8,17 @@ import (
 	"strings"
 )
 
-// wrappers run the command that follows their own options.
-var wrappers = []string{"sudo", "nohup", "exec", "env", "time", "nice", "ionice", "setsid", "command"}
-
 // script is the review of one shell script.
 type script struct {
 	*sheet
-	sh                      *shell
+	commands                []command // all of them, also those that others run, in order
+	writes                  []write
+	functions               map[string]bool
+	order, texts            int
+	inside                  []string // data directories as their containers see them
 	data                    []string // data directories, as a container and as the host see them
 	launches                []*launch
-	changed, health, backup int // line of the first change, last health check, first v3 backup
+	changed, health, backup int // order of the first change, last health check, first v3 backup
 	lastChange, wiped       int
 	gated                   bool
 }
@@ -29,21 +30,20 @@ func (s *sheet) shellScript(text []byte) bool {
 		s.addAs("NOT-UNDERSTOOD", Block, 1, "the shell does not parse: "+err.Error(), "")
 		return false
 	}
-	r := &script{sheet: s, sh: sh}
-	for i := range sh.commands {
-		sh.commands[i].words = unwrap(sh.commands[i].words)
-	}
-	for i := range sh.commands {
-		if l := r.launchOf(&sh.commands[i]); l != nil {
+	r := &script{sheet: s, functions: map[string]bool{}}
+	r.readAll(sh, nil, 0)
+	for i := range r.commands {
+		if l := r.launchOf(&r.commands[i]); l != nil {
+			l.order = r.commands[i].order
 			r.launches = append(r.launches, l)
 			r.learn(l)
 		}
-		r.learnBackup(&sh.commands[i])
+		r.learnBackup(&r.commands[i])
 	}
-	for i := range sh.commands {
-		r.command(&sh.commands[i])
+	for i := range r.commands {
+		r.command(&r.commands[i])
 	}
-	for _, w := range sh.writes {
+	for _, w := range r.writes {
 		r.written(w)
 	}
 	for _, l := range r.launches {
@@ -51,20 +51,10 @@ func (s *sheet) shellScript(text []byte) bool {
 			r.add("RESTART-WIPES", l.restart, "automatic restart around a script that wipes", "")
 		}
 		r.judge(l)
-		r.change(l.line)
+		r.change(l.order)
 	}
 	r.tail()
 	return true
-}
-
-func unwrap(ws []word) []word {
-	for len(ws) > 1 && slices.Contains(wrappers, path.Base(ws[0].text)) {
-		ws = ws[1:]
-		for len(ws) > 1 && (strings.HasPrefix(ws[0].text, "-") || strings.Contains(ws[0].text, "=")) {
-			ws = ws[1:]
-		}
-	}
-	return ws
 }
 
 func (r *script) learn(l *launch) {
@@ -73,7 +63,9 @@ func (r *script) learn(l *launch) {
 		if !ok || !d.known {
 			continue
 		}
-		if !l.container {
+		if l.container {
+			r.inside = append(r.inside, d.value)
+		} else {
 			r.data = append(r.data, d.value)
 		}
 		for _, m := range l.mounts {
@@ -197,11 +189,11 @@ func environment(kv string, line int) (setting, bool) {
 	return setting{name: name, value: v, known: !strings.Contains(v, "$"), line: line, from: byEnv}, true
 }
 
-func (r *script) change(line int) {
-	if r.changed == 0 || line < r.changed {
-		r.changed = line
+func (r *script) change(order int) {
+	if r.changed == 0 || order < r.changed {
+		r.changed = order
 	}
-	r.lastChange = max(r.lastChange, line)
+	r.lastChange = max(r.lastChange, order)
 }
 
 var nameKill = regexp.MustCompile(`(pgrep|pidof|ps .*grep).*etcd`)
@@ -212,9 +204,13 @@ func (r *script) command(c *command) {
 	case "rm", "shred", "mv", "find", "rsync", "mkfs":
 		r.removal(c)
 	case "kill", "pkill", "killall":
+		if c.name() == "kill" && strings.Contains(c.in, "etcd") {
+			r.add("KILL-HARD", c.line, "", "")
+			r.change(c.order)
+		}
 		if (c.name() == "kill" && nameKill.MatchString(c.raw)) || (c.name() != "kill" && strings.Contains(c.raw, "etcd")) {
 			r.add("KILL-BROAD", c.line, "broad kill: every process whose name matches, etcd or not; no leadership hand-over", "")
-			r.change(c.line)
+			r.change(c.order)
 		}
 	case "docker", "podman", "nerdctl", "docker-compose":
 		r.docker(c, c.words[1:])
@@ -223,7 +219,7 @@ func (r *script) command(c *command) {
 			if r.backup == 0 && r.health == 0 {
 				r.add("STOP-UNGUARDED", c.line, "", "")
 			}
-			r.change(c.line)
+			r.change(c.order)
 			r.looped(c)
 		}
 	case "etcdctl":
@@ -236,7 +232,7 @@ func (r *script) command(c *command) {
 		}
 	case "curl":
 		if strings.Contains(c.raw, "/health") || strings.Contains(c.raw, "/readyz") {
-			r.health, r.gated = c.line, r.gated || c.cond || r.sh.strict
+			r.health, r.gated = c.order, r.gated || c.cond || c.strict
 		}
 	default:
 		r.other(c)
@@ -251,23 +247,10 @@ func (r *script) other(c *command) {
 	switch c.name() {
 	case "source", ".", "eval":
 		r.add("REMOTE-CODE", c.line, c.name()+" runs a text that was not read", "")
-	case "ssh", "bash", "sh":
-		last := c.words[len(c.words)-1]
-		if len(c.words) < 3 || !last.known {
-			r.add("REMOTE-CODE", c.line, "what "+c.name()+" runs is not known here, so it was not read", "")
-			return
-		}
-		in := r.inner(last.line - 1)
-		in.shellScript([]byte(last.text))
-		for _, f := range in.found {
-			if !slices.Contains(r.found, f) {
-				r.found = append(r.found, f)
-			}
-		}
 	default:
 		if !c.words[0].known {
 			r.add("NOT-UNDERSTOOD", c.line, "which command runs is known only when it runs", "")
-		} else if !slices.Contains(harmless, c.name()) && !r.sh.functions[c.words[0].text] && !isEtcd(c.words[0].text) {
+		} else if !slices.Contains(harmless, c.name()) && !r.functions[c.words[0].text] && !isEtcd(c.words[0].text) {
 			r.add("NOT-UNDERSTOOD", c.line, "what "+c.words[0].text+" does is not known to the review", "")
 		}
 	}
@@ -284,7 +267,11 @@ func (r *script) documents(c *command) {
 		}
 		in := r.inner(d.before)
 		in.text(kind, []byte(d.text))
-		r.found = append(r.found, in.found...)
+		for _, f := range in.found {
+			if !slices.Contains(r.found, f) {
+				r.found = append(r.found, f)
+			}
+		}
 	}
 }
 
@@ -305,7 +292,7 @@ func (r *script) written(w write) {
 	switch {
 	case inData || strings.Contains(p, "member/wal") || strings.Contains(p, "member/snap"):
 		r.add("DATA-REMOVED", w.line, p+" lies in the data directory and is overwritten", "")
-		r.change(w.line)
+		r.change(w.order)
 	case passing(p):
 	case !w.to.known:
 		r.add("NOT-UNDERSTOOD", w.line, "which file "+p+" is, is known only when it runs, and it is written", "")
@@ -336,12 +323,16 @@ func (r *script) removal(c *command) {
 			continue
 		}
 		p := strings.TrimSuffix(strings.TrimSuffix(w.text, "*"), "/")
-		hit := slices.ContainsFunc(r.data, func(d string) bool { return within(d, p+"/") || within(p, d) })
+		data := r.data
+		if c.in != "" {
+			data = slices.Concat(data, r.inside)
+		}
+		hit := slices.ContainsFunc(data, func(d string) bool { return within(d, p+"/") || within(p, d) })
 		switch {
 		case hit || knownData(p):
 			r.add("DATA-REMOVED", c.line, w.text+" holds the data directory of the member", "")
-			r.change(c.line)
-			r.wiped = c.line
+			r.change(c.order)
+			r.wiped = c.order
 		case !w.known:
 			r.add("NOT-UNDERSTOOD", c.line, "what "+w.text+" names is known only when it runs, and it is removed or moved", "")
 		}
@@ -352,41 +343,36 @@ func (r *script) docker(c *command, ws []word) {
 	etcd := strings.Contains(c.raw, "etcd")
 	has := func(t string) bool { return c.has(t) }
 	switch {
-	case len(ws) > 0 && ws[0].text == "exec":
-		for i, w := range ws {
-			if path.Base(w.text) == "etcdctl" {
-				r.etcdctl(c, ws[i+1:])
-			}
-		}
 	case has("rm") && etcd && !has("volume"):
 		if slices.ContainsFunc(ws, func(w word) bool { return w.text == "-f" || w.text == "--force" || w.text == "-fv" }) {
 			r.add("CONTAINER-FORCED", c.line, "", "")
 		} else {
 			r.add("CONTAINER-REMOVED", c.line, "", "")
 		}
-		r.change(c.line)
+		r.change(c.order)
 	case has("volume") && (has("rm") || has("prune")), has("down") && (has("-v") || has("--volumes")):
 		r.add("DATA-REMOVED", c.line, "a volume is removed: the data directory may lie on it", "")
-		r.change(c.line)
+		r.change(c.order)
 	case has("kill") && etcd:
 		r.add("KILL-HARD", c.line, "", "")
-		r.change(c.line)
+		r.change(c.order)
 	case (has("stop") || has("restart")) && etcd:
-		r.change(c.line)
+		r.change(c.order)
 		r.looped(c)
 	}
 }
 
 func (r *script) looped(c *command) {
-	if c.loop == 0 {
+	if len(c.loops) == 0 {
 		return
 	}
-	for _, d := range r.sh.commands {
-		if d.loop >= c.loop && d.line > c.line && strings.Contains(d.raw, "health") {
+	around := c.loops[len(c.loops)-1]
+	for _, d := range r.commands {
+		if slices.Contains(d.loops, around) && d.order > c.order && strings.Contains(d.raw, "health") {
 			return
 		}
 	}
-	r.add("LOOP-NO-GATE", c.line, fmt.Sprintf("the loop of line %d changes member after member and waits for none", c.loop+r.base), "")
+	r.add("LOOP-NO-GATE", c.line, fmt.Sprintf("the loop of line %d changes member after member and waits for none", around.line+r.base), "")
 }
 
 func (r *script) etcdctl(c *command, ws []word) {
@@ -405,7 +391,7 @@ func (r *script) etcdctl(c *command, ws []word) {
 		r.add("BACKUP-V2", c.line, "", "")
 	case has("snapshot") && has("save"):
 		if r.backup == 0 {
-			r.backup = c.line
+			r.backup = c.order
 		}
 	case has("snapshot") && (has("restore") || has("status")):
 		r.add("ETCDCTL-MOVED", c.line, "snapshot restore and status are gone from etcdctl in 3.6", "etcdutl snapshot ...")
@@ -413,7 +399,7 @@ func (r *script) etcdctl(c *command, ws []word) {
 		r.add("ETCDCTL-V2", c.line, "migrate is gone in 3.5", "")
 	}
 	if has("cluster-health") || has("endpoint") && (has("health") || has("status")) {
-		r.health, r.gated = c.line, r.gated || c.cond
+		r.health, r.gated = c.order, r.gated || c.cond
 	}
 }
 

@@ -20,12 +20,18 @@ type word struct {
 type command struct {
 	words      []word
 	line       int
-	loop       int // line of the loop around it, 0 none
+	order      int     // where it stands among all, also those that others run
+	loops      []*loop // the loops around it, outermost first
+	strict     bool    // its script stops at a failure
+	in         string  // the container that it runs in
 	cond       bool
 	background bool
 	raw        string // as written, with its substitutions
 	docs       []document
 }
+
+// loop is one loop of a script.
+type loop struct{ line int }
 
 // document is a here-document that a command writes to a file.
 type document struct {
@@ -49,8 +55,10 @@ func (c *command) has(texts ...string) bool {
 
 // write is a file that something is redirected to, with no here-document beside it.
 type write struct {
-	to   word
-	line int
+	to     word
+	line   int
+	before int // how many commands stand before it
+	order  int
 }
 
 // shell is one parsed script.
@@ -61,6 +69,7 @@ type shell struct {
 	commands []command
 	printer  *syntax.Printer
 	strict   bool
+	loops    map[syntax.Node]*loop
 	// functions are declared here, so that their bodies were read.
 	functions map[string]bool
 }
@@ -71,7 +80,7 @@ func parseShell(text []byte) (*shell, error) {
 	if err != nil {
 		return nil, err
 	}
-	sh := &shell{vars: map[string]word{}, assigned: map[string]int{}, printer: syntax.NewPrinter(), functions: map[string]bool{}}
+	sh := &shell{vars: map[string]word{}, assigned: map[string]int{}, printer: syntax.NewPrinter(), functions: map[string]bool{}, loops: map[syntax.Node]*loop{}}
 	syntax.Walk(f, func(n syntax.Node) bool {
 		switch n := n.(type) {
 		case *syntax.Assign:
@@ -133,12 +142,15 @@ func (sh *shell) call(n *syntax.CallExpr, stack []syntax.Node) {
 		}
 		c.words = append(c.words, w)
 	}
+	if len(c.words) == 0 { // all of it was a variable that holds blanks only
+		return
+	}
 	for i, p := range stack {
 		switch p := p.(type) {
 		case *syntax.ForClause:
-			c.loop = int(p.Pos().Line())
+			c.loops = append(c.loops, sh.loop(p))
 		case *syntax.WhileClause:
-			c.loop, c.cond = int(p.Pos().Line()), true
+			c.loops, c.cond = append(c.loops, sh.loop(p)), true
 		case *syntax.IfClause:
 			c.cond = true
 		case *syntax.BinaryCmd:
@@ -154,6 +166,34 @@ func (sh *shell) call(n *syntax.CallExpr, stack []syntax.Node) {
 		sh.strict = true
 	}
 	sh.commands = append(sh.commands, c)
+}
+
+// loop is the one of a node, the same for all its commands.
+func (sh *shell) loop(n syntax.Node) *loop {
+	if sh.loops[n] == nil {
+		sh.loops[n] = &loop{int(n.Pos().Line())}
+	}
+	return sh.loops[n]
+}
+
+// shift moves a script n lines down: it stands within another.
+func (sh *shell) shift(n int) {
+	for i := range sh.commands {
+		c := &sh.commands[i]
+		c.line += n
+		for j := range c.words {
+			c.words[j].line += n
+		}
+		for j := range c.docs {
+			c.docs[j].before += n
+		}
+	}
+	for i := range sh.writes {
+		sh.writes[i].line += n
+	}
+	for _, l := range sh.loops {
+		l.line += n
+	}
 }
 
 func (sh *shell) documents(p *syntax.Stmt) (out []document) {
@@ -184,7 +224,7 @@ func (sh *shell) redirections(p *syntax.Stmt) {
 	for _, r := range p.Redirs {
 		switch r.Op {
 		case syntax.RdrOut, syntax.AppOut, syntax.RdrClob, syntax.RdrAll, syntax.AppAll, syntax.RdrInOut:
-			sh.writes = append(sh.writes, write{sh.eval(r.Word), int(r.Pos().Line())})
+			sh.writes = append(sh.writes, write{to: sh.eval(r.Word), line: int(r.Pos().Line()), before: len(sh.commands)})
 		}
 	}
 }
@@ -216,8 +256,14 @@ func (sh *shell) eval(w *syntax.Word) word {
 		sh.part(&b, p, &out.known)
 	}
 	out.text = b.String()
+	if len(out.text) > maxWord { // variables of variables double with each line
+		out.text, out.known = out.text[:maxWord], false
+	}
 	return out
 }
+
+// maxWord bounds one word with its variables filled in, in bytes.
+const maxWord = 64 << 10
 
 func (sh *shell) part(b *strings.Builder, p syntax.WordPart, known *bool) {
 	switch p := p.(type) {
