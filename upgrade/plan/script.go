@@ -301,7 +301,7 @@ func (r *script) written(w write) {
 	}
 }
 
-var safeRoots = []string{"/usr", "/opt", "/tmp", "/etc", "/bin", "/root/bin"}
+var safeRoots = []string{"/usr", "/opt", "/tmp", "/etc", "/bin"}
 
 // knownData says that a path's name is that of etcd data wherever it is used.
 func knownData(p string) bool {
